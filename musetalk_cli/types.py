@@ -4,7 +4,7 @@ Ranges are half-open, [start, stop), in frames of the source. One row = one face
 row, two faces in a frame are two rows with different `track`; Faces, Latents and Mouths of a shot have the same rows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -61,48 +61,54 @@ class Colour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The film and the new voice as demux found them.
+    """The film as demux found it. The voice is not here: a second language must find the same Source.
 
-    fps: exact average rate. size: (width, height) of decoded pixels. frames: exact count by decoding order of presentation.
-    time_base: of pts. pts: (F,) int64 presentation timestamps in time_base, ascending, as the film has them.
-    durations: (F,) int64 in time_base. shots: cover [0, F) without gap or overlap.
-    speech: (S,) float32 mono 16 kHz of the new voice, starting at the film's first frame.
+    fps: exact average rate. size: (width, height) of decoded pixels. time_base: seconds a tick of pts. pts: (F,) int64
+    presentation timestamps as the film has them, ascending. durations: (F,) int64 ticks, 0 where the film gives none.
+    start: seconds at which the film's timeline begins (its earliest stream); the voice's first sample belongs there.
+    shots: cover [0, F) without gap or overlap.
     """
 
     fps: Fraction
     size: tuple[int, int]
-    frames: int
     time_base: Fraction
+    start: Fraction
     pts: NDArray[np.int64]
     durations: NDArray[np.int64]
     shots: tuple[Shot, ...]
     streams: tuple[Stream, ...]
+    video_stream: int  # index of the picture among streams; attached cover art is not it
+    codec: str  # of the picture, ffmpeg's name
     colour: Colour
-    codec: str
-    speech: NDArray[np.float32]
-    sar: Fraction = Fraction(1)
-    extra: dict[str, str] = field(default_factory=dict)
+    sar: Fraction = Fraction(1)  # sample aspect ratio
+    rotation: int = 0  # degrees, display matrix; pixels stay as coded, the tag is carried
 
     def __post_init__(self) -> None:
-        _same("frames, pts, durations", self.frames, len(self.pts), len(self.durations))
+        _same("pts, durations", len(self.pts), len(self.durations))
         _check(bool(np.all(np.diff(self.pts) > 0)), "timestamps do not ascend")
         edges = [0, *(shot.stop for shot in self.shots)]
         _check(edges[-1] == self.frames, f"shots end at {edges[-1]}, the film at {self.frames}")
         _check(all(s.start == e for s, e in zip(self.shots, edges, strict=False)), "shots leave a gap")
 
-    def times(self, frame: NDArray[np.integer]) -> list[Fraction]:
-        """Exact seconds since the first frame, one for each of `frame` (N,)."""
-        first = int(self.pts[0])
-        return [(int(p) - first) * self.time_base for p in self.pts[frame]]
+    @property
+    def frames(self) -> int:
+        return len(self.pts)
+
+    def time(self, frame: int) -> Fraction:
+        """Exact seconds from the film's start to this frame: also the voice's clock."""
+        return int(self.pts[frame]) * self.time_base - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What whisper-tiny hears: features (T, 5, 384) float16, 50 a second, the whole voice; five hidden states each."""
+    """The new voice: samples (S,) float32 mono 16 kHz from the film's start, and what whisper-tiny hears in it:
+    features (T, 5, 384) float16, 50 a second, five hidden states each."""
 
+    samples: NDArray[np.float32]
     features: NDArray[np.float16]
 
     def __post_init__(self) -> None:
+        _shape("samples", self.samples, (None,))
         _shape("features", self.features, (None, 5, 384))
 
 

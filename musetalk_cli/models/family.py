@@ -1,0 +1,53 @@
+"""The one interface of the three families of weights: what the stages ask of a model. Knows nothing of stages or files.
+
+Arrays in, arrays out, so that a stage needs no torch. Rows are independent: any split into batches gives the same rows.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import floor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW = 10  # whisper tokens a video frame sees: 80 ms before, its own 40 ms at 25 fps, 80 ms after
+LEAD = 4  # of them before the frame's time
+TOKENS_PER_SECOND = 50
+
+
+class Family(Protocol):
+    name: str  # lite | v15 | v1
+    latent_channels: int  # C: 4 for v1 and v15
+
+    def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
+        """(S,) mono 16 kHz -> (T, 5, 384) whisper-tiny hidden states, T = floor(S / 320)."""
+        ...
+
+    def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """(N, 256, 256, 3) -> masked and reference latents, (N, C, 32, 32) each, scaled; posterior mode, so deterministic."""
+        ...
+
+    def infer(
+        self, masked: NDArray[np.float16], reference: NDArray[np.float16], windows: NDArray[np.float16]
+    ) -> NDArray[np.float16]:
+        """One U-Net step at timestep 0. windows: (N, 10, 5, 384) -> answer latents (N, C, 32, 32), scaled. May hold NaN in fp16."""
+        ...
+
+    def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """(N, C, 32, 32) scaled -> (N, 256, 256, 3) RGB."""
+        ...
+
+
+def windows_at(features: NDArray[np.float16], times: Sequence[Fraction]) -> NDArray[np.float16]:
+    """Features (T, 5, 384) and N exact times in seconds -> (N, 10, 5, 384): tokens [floor(50 t) - 4, floor(50 t) + 6).
+
+    Zeros where the window reaches outside the voice. The same window at every frame rate; the published scripts shift it below
+    25 and from 50 fps on.
+    """
+    first = np.array([floor(TOKENS_PER_SECOND * t) - LEAD for t in times], np.int64).reshape(-1, 1)
+    token = first + np.arange(WINDOW)  # (N, 10)
+    inside = (token >= 0) & (token < len(features))
+    windows = np.zeros((*token.shape, *features.shape[1:]), features.dtype)
+    windows[inside] = features[token[inside]]
+    return windows
