@@ -101,14 +101,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """The new voice: samples (S,) float32 mono 16 kHz from the film's start, and what whisper-tiny hears in it:
-    features (T, 5, 384) float16, 50 a second, five hidden states each."""
+    """What whisper-tiny hears in the new voice, from the film's start: features (T, 5, 384) float16, 50 a second, five hidden
+    states each."""
 
-    samples: NDArray[np.float32]
     features: NDArray[np.float16]
 
     def __post_init__(self) -> None:
-        _shape("samples", self.samples, (None,))
         _shape("features", self.features, (None, 5, 384))
 
 

@@ -17,11 +17,21 @@ TOKENS_PER_SECOND = 50
 
 
 class Family(Protocol):
-    name: str  # lite | v15 | v1
-    latent_channels: int  # C: 4 for v1 and v15
+    @property
+    def name(self) -> str:
+        """lite | v15 | v1"""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """C: 4 for v1 and v15."""
+        ...
 
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
-        """(S,) mono 16 kHz -> (T, 5, 384) whisper-tiny hidden states, T = floor(S / 320)."""
+        """(S,) mono 16 kHz -> (T, 5, 384) whisper-tiny hidden states, T = floor(S / 320).
+
+        Each 30 s of the voice are heard alone, so a long voice may be handed over in blocks of 480 000 samples.
+        """
         ...
 
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
@@ -29,9 +39,17 @@ class Family(Protocol):
         ...
 
     def infer(
-        self, masked: NDArray[np.float16], reference: NDArray[np.float16], windows: NDArray[np.float16]
+        self,
+        masked: NDArray[np.float16],
+        reference: NDArray[np.float16],
+        windows: NDArray[np.float16],
+        *,
+        fp32: bool = False,
     ) -> NDArray[np.float16]:
-        """One U-Net step at timestep 0. windows: (N, 10, 5, 384) -> answer latents (N, C, 32, 32), scaled. May hold NaN in fp16."""
+        """One U-Net step at timestep 0. windows: (N, 10, 5, 384) -> answer latents (N, C, 32, 32), scaled.
+
+        May hold NaN in half precision; the caller then asks again with fp32. Raises MemoryError where the batch does not fit.
+        """
         ...
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:

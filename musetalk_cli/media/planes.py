@@ -1,0 +1,313 @@
+"""A patch onto a decoded frame, in the frame's own pixel format. In: a frame, RGB patches with alpha. Out: the frame, samples outside
+the masks bit for bit as decoded. Knows nothing of faces or files.
+
+Only the patch is converted, never the frame: a round trip of the whole picture through RGB would change every sample of it.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from musetalk_cli.errors import InputError, InternalError
+from musetalk_cli.types import Colour
+
+HD_ROWS = 720  # untagged pictures of this height and more are BT.709, others BT.601: the rule of media.video.to_rgb
+
+# Kr and Kb of Y' = Kr R' + (1 - Kr - Kb) G' + Kb B' (ITU-T H.273, table 4), by ffmpeg's names.
+LUMA_WEIGHTS = {
+    "bt709": (0.2126, 0.0722),
+    "fcc": (0.30, 0.11),
+    "bt470bg": (0.299, 0.114),
+    "smpte170m": (0.299, 0.114),
+    "smpte240m": (0.212, 0.087),
+    "bt2020nc": (0.2627, 0.0593),
+}
+
+
+class Patch(NamedTuple):
+    """What to paste: rgb (h, w, 3), uint8 or float32, full range 0..255; alpha (h, w) uint8, 255 shows the patch; its place in the frame."""
+
+    rgb: NDArray[Any]
+    alpha: NDArray[np.uint8]
+    left: int  # source pixels
+    top: int
+
+
+def composite(frame: av.VideoFrame, patches: Sequence[Patch], colour: Colour) -> av.VideoFrame:
+    """Paste the patches in order into `frame` and return it: format, pts, time base, colour attributes and side data stay.
+
+    frame: planar, semi-planar or packed YUV, gray or RGB, 8 to 16 bits, full or limited range. colour: the film's tags; they choose
+    the matrix and the range, as in media.video.to_rgb, whose inverse this is (also for PQ and HLG: code values, no tone mapping).
+    Chroma is subsampled with the film's siting, its alpha likewise; a sample whose alpha is 0 keeps its decoded value, an alpha
+    plane is not touched. Blending is done in float32 and rounded once, so that 10 bits stay 10 bits under a partial alpha.
+    The frame's buffers are copied first where the decoder still refers to them. Raises InputError for a pixel format or a colour
+    matrix that this cannot write.
+    """
+    layout = layout_of(frame.format.name)
+    if patches:
+        frame.make_writable()
+    for patch in patches:
+        _paste(frame, layout, patch, colour)
+    return frame
+
+
+class Channel(NamedTuple):
+    """Where the samples of one component lie."""
+
+    role: str  # Y U V R G B A
+    plane: int
+    offset: int = 0  # in samples from the row's start
+    step: int = 1  # samples from one to the next
+
+
+class Layout(NamedTuple):
+    """How a pixel format keeps its samples."""
+
+    channels: tuple[Channel, ...]
+    depth: int = 8  # significant bits
+    dtype: str = "u1"
+    shift: int = 0  # of the significant bits within a sample: P010 keeps them at the top
+    log2_x: int = 0  # chroma subsampling
+    log2_y: int = 0
+
+
+@lru_cache(maxsize=64)
+def layout_of(pix_fmt: str) -> Layout:
+    """Layout of an ffmpeg pixel format. Raises InputError for one that cannot be written: palettes, Bayer, floats, hardware surfaces."""
+    for pattern, build in _FORMATS:
+        match = re.fullmatch(pattern, pix_fmt)
+        if match:
+            return build(match)
+    raise InputError(f"pixel format {pix_fmt} is not supported", "convert the film first, for example to yuv420p or yuv422p10le")
+
+
+def _planar_yuv(match: re.Match[str]) -> Layout:
+    _, alpha, sub, depth, end = match.groups()
+    roles = "YUVA" if alpha else "YUV"
+    log2_x, log2_y = _SUBSAMPLING[sub]
+    channels = tuple(Channel(role, plane) for plane, role in enumerate(roles))
+    return Layout(channels, int(depth or 8), _dtype(depth, end), 0, log2_x, log2_y)
+
+
+def _semi_planar(match: re.Match[str]) -> Layout:
+    layouts = {"12": (1, 1, "UV"), "21": (1, 1, "VU"), "16": (1, 0, "UV"), "24": (0, 0, "UV"), "42": (0, 0, "VU")}
+    log2_x, log2_y, order = layouts[match[1]]
+    return Layout(_two_planes(order), 8, "u1", 0, log2_x, log2_y)
+
+
+def _semi_planar_deep(match: re.Match[str]) -> Layout:
+    sub, depth, end = match.groups()
+    log2_x, log2_y = {"0": (1, 1), "2": (1, 0), "4": (0, 0)}[sub]
+    return Layout(_two_planes("UV"), int(depth), _dtype("16", end), 16 - int(depth), log2_x, log2_y)
+
+
+def _two_planes(order: str) -> tuple[Channel, ...]:
+    return (Channel("Y", 0), *(Channel(role, 1, offset, 2) for offset, role in enumerate(order)))
+
+
+def _packed_422(match: re.Match[str]) -> Layout:
+    order = match[1].upper()  # YUYV, YVYU, UYVY: four bytes hold two pixels
+    chroma = tuple(Channel(role, 0, order.index(role), 4) for role in "UV")
+    return Layout((Channel("Y", 0, order.index("Y"), 2), *chroma), log2_x=1)
+
+
+def _gray(match: re.Match[str]) -> Layout:
+    depth, end = match.groups()
+    return Layout((Channel("Y", 0),), int(depth or 8), _dtype(depth, end))
+
+
+def _gray_alpha(match: re.Match[str]) -> Layout:
+    depth, end = match.groups()
+    return Layout((Channel("Y", 0, 0, 2), Channel("A", 0, 1, 2)), int(depth), _dtype(depth, end))
+
+
+def _planar_rgb(match: re.Match[str]) -> Layout:
+    alpha, depth, end = match.groups()
+    channels = tuple(Channel(role, plane) for plane, role in enumerate("GBRA" if alpha else "GBR"))
+    return Layout(channels, int(depth or 8), _dtype(depth, end))
+
+
+def _packed_rgb(match: re.Match[str]) -> Layout:
+    order, bits, end = match.groups()
+    depth = int(bits or 8 * len(order)) // len(order)  # rgb24 and rgb48le name the bits of a pixel, rgba and bgr0 do not
+    roles = {role: offset for offset, role in enumerate(order.upper()) if role in "RGBA"}
+    channels = tuple(Channel(role, 0, offset, len(order)) for role, offset in roles.items())
+    return Layout(channels, depth, _dtype(str(depth), end))
+
+
+def _dtype(depth: str | None, end: str | None) -> str:
+    return "u1" if int(depth or 8) <= 8 else (">u2" if end == "be" else "<u2")
+
+
+_SUBSAMPLING = {"444": (0, 0), "422": (1, 0), "420": (1, 1), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
+_FORMATS = (
+    (r"yuv(j?)(a?)(\d{3})p(\d+)?(le|be)?", _planar_yuv),
+    (r"nv(12|21|16|24|42)", _semi_planar),
+    (r"p([024])(10|12|16)(le|be)", _semi_planar_deep),
+    (r"(yuyv|yvyu|uyvy)422", _packed_422),
+    (r"gray(\d+)?(le|be)?", _gray),
+    (r"ya(8|16)(le|be)?", _gray_alpha),
+    (r"gbr(a?)p(\d+)?(le|be)?", _planar_rgb),
+    (r"(rgb|bgr)(24|48)(le|be)?", _packed_rgb),
+    (r"(rgba|bgra|argb|abgr|rgb0|bgr0|0rgb|0bgr)(64)?(le|be)?", _packed_rgb),
+)
+
+
+def _paste(frame: av.VideoFrame, layout: Layout, patch: Patch, colour: Colour) -> None:
+    _check_place(frame, patch)
+    left, top, rgb, alpha = _on_chroma_grid(patch, layout, (frame.width, frame.height))
+    weight = alpha.astype(np.float32) / 255
+    values = _components(rgb, frame, layout, colour)  # role -> (h, w) float32 code values of the frame's depth
+    for channel in layout.channels:
+        if channel.role == "A":
+            continue
+        value, share = values[channel.role] * weight, weight
+        x, y = left, top
+        if channel.role in "UV":
+            value, share = (_subsample(plane, layout, colour) for plane in (value, share))
+            x, y = left >> layout.log2_x, top >> layout.log2_y
+        _blend(_samples(frame, channel, layout), layout, value, share, x, y)
+
+
+def _check_place(frame: av.VideoFrame, patch: Patch) -> None:
+    height, width = patch.alpha.shape
+    inside = patch.left >= 0 and patch.top >= 0 and patch.left + width <= frame.width and patch.top + height <= frame.height
+    if patch.rgb.shape != (height, width, 3) or not inside:
+        place = f"{patch.left},{patch.top} in a frame of {frame.width}x{frame.height}"
+        raise InternalError(f"patch {patch.rgb.shape} with alpha {patch.alpha.shape} does not lie at {place}")
+
+
+def _on_chroma_grid(
+    patch: Patch, layout: Layout, size: tuple[int, int]
+) -> tuple[int, int, NDArray[np.float32], NDArray[np.uint8]]:
+    """The patch widened by a chroma sample or more on each side, to whole chroma samples; new left and top, which may be negative.
+
+    Alpha is 0 in what was added, but beyond the frame's edge, where it goes on: half a chroma sample there belongs to no pixel.
+    """
+    height, width = patch.alpha.shape
+    ys, yw, yr = _widen(patch.top, height, layout.log2_y, size[1])
+    xs, xw, xr = _widen(patch.left, width, layout.log2_x, size[0])
+    rgb = np.pad(patch.rgb.astype(np.float32), (ys, xs, (0, 0)), mode="edge")
+    alpha = np.zeros(rgb.shape[:2], np.uint8)
+    alpha[yr, xr] = np.pad(patch.alpha, (yw, xw), mode="edge")
+    return patch.left - xs[0], patch.top - ys[0], rgb, alpha
+
+
+def _widen(start: int, length: int, log2: int, limit: int) -> tuple[tuple[int, int], tuple[int, int], slice]:
+    """Pixels added before and after; of them those that continue the alpha; where the alpha lies in the widened range."""
+    cell = 1 << log2
+    extra = cell if log2 else 0
+    before, after = start % cell + extra, -(start + length) % cell + extra
+    kept = (before if start == 0 else 0, after if start + length == limit else 0)
+    return (before, after), kept, slice(before - kept[0], before + length + kept[1])
+
+
+def _components(
+    rgb: NDArray[np.float32], frame: av.VideoFrame, layout: Layout, colour: Colour
+) -> dict[str, NDArray[np.float32]]:
+    """(h, w, 3) RGB 0..255 -> a plane of code values for each component, not yet rounded."""
+    if any(channel.role == "R" for channel in layout.channels):
+        top = float((1 << layout.depth) - 1)
+        return {role: rgb[..., i] * np.float32(top / 255) for i, role in enumerate("RGB")}
+    kr, kb = luma_weights(colour, frame.height)
+    y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(colour))
+    r, g, b = (rgb[..., i] / np.float32(255) for i in range(3))
+    luma = kr * r + (1 - kr - kb) * g + kb * b
+    blue, red = (b - luma) / (2 * (1 - kb)), (r - luma) / (2 * (1 - kr))
+    return {
+        "Y": luma * np.float32(y_scale) + np.float32(y_zero),
+        "U": blue * np.float32(c_scale) + np.float32(c_zero),
+        "V": red * np.float32(c_scale) + np.float32(c_zero),
+    }
+
+
+def luma_weights(colour: Colour, height: int) -> tuple[float, float]:
+    """Kr and Kb of the film's matrix. Raises InputError for a matrix that is not linear in R'G'B'."""
+    name = colour.matrix or ("bt709" if height >= HD_ROWS else "smpte170m")
+    if name not in LUMA_WEIGHTS:
+        raise InputError(f"colour matrix {name} is not supported", "convert the film to bt709 or bt2020nc first")
+    return LUMA_WEIGHTS[name]
+
+
+def is_full_range(colour: Colour) -> bool:
+    """Whether black is code value 0. A film without a tag is limited, but for the yuvj formats, whose name says full."""
+    return colour.range == "pc" or colour.pix_fmt.startswith("yuvj")
+
+
+def _code_values(depth: int, full: bool) -> tuple[float, float, float, float]:
+    """Scale and zero of luma, scale and zero of chroma (ITU-T H.273, equations 20 to 29)."""
+    if full:
+        return (1 << depth) - 1.0, 0.0, (1 << depth) - 1.0, float(1 << (depth - 1))
+    step = float(1 << (depth - 8))
+    return 219 * step, 16 * step, 224 * step, 128 * step
+
+
+def _subsample(plane: NDArray[np.float32], layout: Layout, colour: Colour) -> NDArray[np.float32]:
+    sites = chroma_sites(colour)
+    rows = _reduce(plane, layout.log2_y, sites[1])
+    return _reduce(rows.T, layout.log2_x, sites[0]).T
+
+
+Site = Literal["first", "middle", "last"]
+
+
+def chroma_sites(colour: Colour) -> tuple[Site, Site]:
+    """Where a chroma sample sits among its luma samples, across and down; without a tag at the left, as in MPEG-2, H.264 and HEVC."""
+    location = colour.chroma_location or ("center" if colour.pix_fmt.startswith("yuvj") else "left")
+    across: Site = "first" if "left" in location else "middle"
+    down: Site = "first" if "top" in location else "last" if "bottom" in location else "middle"
+    return across, down
+
+
+def _reduce(plane: NDArray[np.float32], log2: int, site: Site) -> NDArray[np.float32]:
+    """Rows of plane by 2**log2 fewer: a box where chroma sits in the middle, else a triangle around the row it shares."""
+    cell = 1 << log2
+    if cell == 1:
+        return plane
+    if site == "middle":
+        taps = {k: 1 / cell for k in range(cell)}
+    else:
+        centre = 0 if site == "first" else cell - 1
+        taps = {centre + k: (cell - abs(k)) / cell**2 for k in range(1 - cell, cell)}
+    padded = np.pad(plane, ((cell, cell), (0, 0)))  # the outer cell is alpha 0 on both sides
+    rows = len(plane) // cell
+    total = np.zeros((rows, plane.shape[1]), np.float32)
+    for k, share in taps.items():
+        total += np.float32(share) * padded[cell + k : cell + k + rows * cell : cell]
+    return total
+
+
+def _samples(frame: av.VideoFrame, channel: Channel, layout: Layout) -> NDArray[Any]:
+    """A writable view of one component: (rows, columns) of the plane's own dtype."""
+    plane = frame.planes[channel.plane]
+    width, height = frame.width, frame.height
+    if channel.role in "UV":
+        width, height = -(-width >> layout.log2_x), -(-height >> layout.log2_y)
+    flat = np.frombuffer(plane, np.dtype(layout.dtype))  # type: ignore[call-overload]
+    per_row = plane.line_size // flat.itemsize
+    rows = np.lib.stride_tricks.as_strided(flat, (height, per_row), (plane.line_size, flat.itemsize))
+    view: NDArray[Any] = rows[:, channel.offset :: channel.step][:, :width]
+    return view
+
+
+def _blend(
+    samples: NDArray[Any], layout: Layout, value: NDArray[np.float32], share: NDArray[np.float32], x: int, y: int
+) -> None:
+    """samples <- samples (1 - share) + value, where share is not 0. value is already weighted; x and y may lie outside by a cell."""
+    height, width = samples.shape
+    inside = (
+        slice(max(-y, 0), min(value.shape[0], height - y)),
+        slice(max(-x, 0), min(value.shape[1], width - x)),
+    )
+    value, share = value[inside], share[inside]
+    y, x = max(y, 0), max(x, 0)
+    place = samples[y : y + value.shape[0], x : x + value.shape[1]]
+    old = (place >> layout.shift).astype(np.float32)
+    new = np.clip(np.rint(old * (1 - share) + value), 0, (1 << layout.depth) - 1)
+    changed = share > 0
+    place[changed] = new[changed].astype(place.dtype) << layout.shift

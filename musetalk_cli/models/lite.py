@@ -1,0 +1,372 @@
+"""The lite family: MuseTalk in small, shipped with the package. In: speech and face crops. Out: new mouths. CPU first.
+
+    speech (S,) -> whisper-tiny encoder -> (T, 5, 384)                                   listen
+    crop (256, 256, 3) -> encoder -> masked, reference (16, 32, 32) each                 encode
+    window (10, 5, 384) -> lip encoder -> lip code -> tokens; [masked, reference] -> U-Net -> latent   infer
+    latent -> decoder -> (256, 256, 3)                                                   decode
+
+One step, timestep 0, no noise, as in the paper; what differs is the size, the autoencoder and a lip code between voice and U-Net.
+Knows nothing of films, boxes or stages.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from musetalk_cli.crop import hide_mouth
+from musetalk_cli.errors import MissingError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+SAMPLE_RATE = 16_000
+SAMPLES_PER_TOKEN = 320  # 50 tokens a second
+BLOCK_SAMPLES = 30 * SAMPLE_RATE  # what whisper hears at a time
+WINDOW_TOKENS = 10
+TOKEN_WIDTH = 384  # of whisper-tiny, and of the U-Net's cross-attention
+HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
+LATENT_PX = 32
+
+FILES = ("autoencoder.safetensors", "lips.safetensors", "unet.safetensors", "whisper.safetensors")
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LiteConfig:
+    """The sizes of the four nets; `config.json` holds exactly these fields."""
+
+    latent_channels: int = 16
+    encoder_widths: tuple[int, int] = (64, 128)  # at 64x64 and at 32x32
+    decoder_widths: tuple[int, int] = (160, 64)  # at 32x32 and at 64x64
+    encoder_blocks: tuple[int, int] = (1, 1)
+    decoder_blocks: tuple[int, int] = (2, 1)
+    code_size: int = 8  # numbers in a lip code
+    code_tokens: int = 4  # what cross-attention sees of it
+    lip_nets: int = 4  # their mean is the answer
+    lip_token_width: int = 48
+    lip_hidden: int = 128
+    unet_widths: tuple[int, ...] = (96, 160, 256)
+    unet_heads: int = 8
+
+
+def read_config(path: Path) -> LiteConfig:
+    """LiteConfig of a `config.json`."""
+    values = json.loads(path.read_text())
+    return LiteConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def write_config(path: Path, config: LiteConfig) -> None:
+    path.write_text(json.dumps(asdict(config), indent=2) + "\n")
+
+
+class Residual(nn.Module):
+    """Two convolutions beside an identity. No normalisation: a black lower half must not change the latent of the upper half."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.normal_(self.second.weight, std=1e-3)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(functional.silu(x))
+        out: Tensor = x + self.second(functional.silu(hidden))
+        return out
+
+
+class Autoencoder(nn.Module):
+    """(N, 3, 256, 256) in [-1, 1] <-> (N, 16, 32, 32) of about unit variance. Fully convolutional: any side that 8 divides."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__()
+        fine, coarse = config.encoder_widths
+        self.encoder = nn.Sequential(
+            nn.PixelUnshuffle(4),
+            nn.Conv2d(48, fine, 3, padding=1),
+            *(Residual(fine) for _ in range(config.encoder_blocks[0])),
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1),
+            *(Residual(coarse) for _ in range(config.encoder_blocks[1])),
+            nn.SiLU(),
+            nn.Conv2d(coarse, config.latent_channels, 3, padding=1),
+        )
+        coarse, fine = config.decoder_widths
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.latent_channels, coarse, 3, padding=1),
+            *(Residual(coarse) for _ in range(config.decoder_blocks[0])),
+            nn.Conv2d(coarse, 4 * fine, 3, padding=1),
+            nn.PixelShuffle(2),
+            *(Residual(fine) for _ in range(config.decoder_blocks[1])),
+            nn.SiLU(),
+            nn.Conv2d(fine, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
+        self.register_buffer("mean", torch.zeros(config.latent_channels, 1, 1))
+        self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
+
+    def encode(self, images: Tensor) -> Tensor:
+        latents: Tensor = (self.encoder(images) - self.mean) / self.std
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        images: Tensor = self.decoder(latents * self.std + self.mean)
+        return images
+
+
+class LipNet(nn.Module):
+    """One perceptron from a window of whisper tokens to standardised lips: (N, 10, 384) -> (N, code)."""
+
+    def __init__(self, config: LiteConfig, dropout: float = 0.4) -> None:
+        super().__init__()
+        self.token = nn.Linear(TOKEN_WIDTH, config.lip_token_width)
+        self.hidden = nn.Sequential(
+            nn.Linear(WINDOW_TOKENS * config.lip_token_width, config.lip_hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(config.lip_hidden, config.lip_hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+        )
+        self.out = nn.Linear(config.lip_hidden, config.code_size)
+        self.drop = nn.Dropout(dropout / 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.out(self.hidden(functional.gelu(self.token(self.drop(tokens))).flatten(1)))
+        return out
+
+
+class LipEncoder(nn.Module):
+    """What the voice says about the lips: (N, 10, 5, 384) windows -> (N, code) lip codes.
+
+    The nets answer in units of a speaker's own habit; `knots` carry each number over to the spread of real lips, so that mouths
+    open fully and close fully although a regression alone pulls them to the mean. Number 0 is the opening, 0 where closed.
+    """
+
+    token_mean: Tensor
+    token_std: Tensor
+    knots_heard: Tensor
+    knots_real: Tensor
+
+    def __init__(self, config: LiteConfig, knots: int = 33) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(LipNet(config) for _ in range(config.lip_nets))
+        self.register_buffer("token_mean", torch.zeros(TOKEN_WIDTH))
+        self.register_buffer("token_std", torch.ones(TOKEN_WIDTH))
+        line = torch.linspace(-4, 4, knots).repeat(config.code_size, 1)
+        self.register_buffer("knots_heard", line.clone())
+        self.register_buffer("knots_real", line.clone())
+
+    def standardised(self, tokens: Tensor) -> Tensor:
+        """(N, 10, 384) of the heard layer, each number with mean 0 and variance 1 over the training voices."""
+        return (tokens - self.token_mean) / self.token_std
+
+    def habits(self, windows: Tensor) -> Tensor:
+        """(N, 10, 5, 384) -> (N, code) before the knots."""
+        tokens = self.standardised(windows[:, :, HEARD_LAYER])
+        return torch.stack([net(tokens) for net in self.nets]).mean(0)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        return interpolate(self.habits(windows), self.knots_heard, self.knots_real)
+
+
+def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Piecewise linear, each column of values (N, D) by its own ascending knots (D, K); constant beyond them."""
+    columns = values.T.contiguous()
+    right = torch.searchsorted(xs.contiguous(), columns).clamp(1, xs.shape[1] - 1)
+    x0, x1 = xs.gather(1, right - 1), xs.gather(1, right)
+    y0, y1 = ys.gather(1, right - 1), ys.gather(1, right)
+    part = ((columns - x0) / (x1 - x0).clamp_min(1e-6)).clamp(0, 1)
+    return (y0 + part * (y1 - y0)).T
+
+
+class LipUNet(nn.Module):
+    """[masked, reference] latents and lip codes -> the latent of the answer, in one step."""
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.spread = nn.Sequential(nn.Linear(config.code_size, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
+        self.tokens = nn.Linear(256, config.code_tokens * TOKEN_WIDTH)
+        self.unet = make_unet(config)
+
+    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
+        spread = self.spread(codes)
+        tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
+        step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        out: Tensor = self.unet(torch.cat([masked, reference], 1), step, tokens, class_labels=spread, return_dict=False)[0]
+        return out
+
+
+def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
+    """The published U-Net in small: no attention at 32x32, and the lip code also beside the time embedding."""
+    from diffusers import UNet2DConditionModel
+
+    depth = len(config.unet_widths) - 1
+    return UNet2DConditionModel(
+        sample_size=LATENT_PX,
+        in_channels=2 * config.latent_channels,
+        out_channels=config.latent_channels,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * depth),
+        up_block_types=(*["CrossAttnUpBlock2D"] * depth, "UpBlock2D"),
+        block_out_channels=config.unet_widths,
+        layers_per_block=1,
+        cross_attention_dim=TOKEN_WIDTH,
+        attention_head_dim=config.unet_heads,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=256,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+class LiteNets(NamedTuple):
+    """The four nets, ready to work."""
+
+    autoencoder: Autoencoder
+    lips: LipEncoder
+    unet: LipUNet
+    whisper: "WhisperEncoder"
+
+
+@dataclass(frozen=True, slots=True)
+class LiteModel:
+    """The lite family behind the interface that all families share.
+
+    On the CPU rows go through one by one: convolution kernels differ with the batch, and the same row should give the same pixels.
+    """
+
+    nets: LiteNets
+    device: torch.device
+    extractor: Any
+    name: str = "lite"
+    latent_channels: int = 16
+
+    def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
+        """(S,) 16 kHz -> (T, 5, 384), T = floor(S / 320): whisper's hidden states, in blocks of 30 s."""
+        blocks = range(0, len(speech), BLOCK_SAMPLES)
+        states = [self._hear(speech[begin : begin + BLOCK_SAMPLES]) for begin in blocks]
+        whole = np.concatenate([np.zeros((0, 5, TOKEN_WIDTH), np.float16), *states])
+        return whole[: len(speech) // SAMPLES_PER_TOKEN]
+
+    def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
+        return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
+
+    def infer(
+        self, masked: NDArray[np.float16], reference: NDArray[np.float16], windows: NDArray[np.float16]
+    ) -> NDArray[np.float16]:
+        """windows (N, 10, 5, 384) -> (N, 16, 32, 32)."""
+        codes = self.lip_codes(windows)
+        rows = [self._tensor(masked), self._tensor(reference), torch.from_numpy(codes).to(self.device)]
+        return self._by_rows(self.nets.unet, *rows)
+
+    def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
+        """-> (N, 256, 256, 3) RGB."""
+        images = self._by_rows(self.nets.autoencoder.decode, self._tensor(latents)).astype(np.float32)
+        return to_rgb(images)
+
+    def lip_codes(self, windows: NDArray[np.float16]) -> NDArray[np.float32]:
+        """(N, 10, 5, 384) -> (N, code): what the lips should do; number 0 is the opening."""
+        with torch.inference_mode():
+            rows = [self.nets.lips(row[None].float()) for row in torch.from_numpy(windows).to(self.device)]
+        codes: NDArray[np.float32] = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 1), np.float32)
+        return codes
+
+    def _hear(self, block: NDArray[np.float32]) -> NDArray[np.float16]:
+        mel = self.extractor(block, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features.to(self.device)
+        with torch.inference_mode():
+            hidden = self.nets.whisper(mel, output_hidden_states=True).hidden_states
+        states: NDArray[np.float16] = torch.stack(hidden, 2)[0].to(torch.float16).cpu().numpy()
+        return states
+
+    def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
+        return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))
+
+    def _tensor(self, array: NDArray[np.float16]) -> Tensor:
+        return torch.from_numpy(array).to(self.device).float()
+
+    def _by_rows(self, net: Any, *inputs: Tensor) -> NDArray[np.float16]:
+        """net over rows of inputs: one by one on the CPU, all at once elsewhere."""
+        rows = 1 if self.device.type == "cpu" else max(len(inputs[0]), 1)
+        last = torch.channels_last
+        with torch.inference_mode():
+            parts = [
+                net(*(x[i : i + rows].contiguous(memory_format=last) if x.ndim == 4 else x[i : i + rows] for x in inputs))
+                for i in range(0, len(inputs[0]), rows)
+            ]
+        side = inputs[0].shape[1:] if not parts else parts[0].shape[1:]
+        whole = torch.cat([torch.zeros((0, *side), device=self.device), *parts])
+        out: NDArray[np.float16] = whole.to(torch.float16).contiguous().cpu().numpy()
+        return out
+
+
+def from_rgb(crops_rgb: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) float in [-1, 1], channels last."""
+    return torch.from_numpy(np.ascontiguousarray(crops_rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_rgb(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8."""
+    levels = np.clip(np.rint((images + 1) * 127.5), 0, 255)
+    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def load_lite(folder: Path, device: torch.device) -> LiteModel:
+    """The embedded model from a folder of `config.json` and four weight files."""
+    check_files(folder)
+    config = read_config(folder / CONFIG_FILE)
+    autoencoder, lips, unet = Autoencoder(config), LipEncoder(config), LipUNet(config)
+    for net, name in zip((autoencoder, lips, unet), FILES[:3], strict=True):
+        net.load_state_dict({key: value.float() for key, value in load_file(folder / name).items()})
+        net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    nets = LiteNets(autoencoder, lips, unet, load_lite_whisper(folder).to(device))
+    return LiteModel(nets, device, _mel_extractor(), latent_channels=config.latent_channels)
+
+
+def load_lite_whisper(folder: Path) -> "WhisperEncoder":
+    """whisper-tiny's encoder from float16; its sinusoidal positions are computed, not stored."""
+    check_files(folder)
+    encoder = make_whisper()
+    stored = {key: value.float() for key, value in load_file(folder / FILES[3]).items()}
+    left_out = encoder.load_state_dict(stored, strict=False)
+    if left_out.unexpected_keys or left_out.missing_keys != ["embed_positions.weight"]:
+        raise MissingError(f"{folder / FILES[3]}: not whisper-tiny's encoder", "install the package again")
+    return encoder.eval().requires_grad_(False)
+
+
+def make_whisper() -> "WhisperEncoder":
+    """whisper-tiny's encoder without its weights; the positions are filled in."""
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
+
+    sizes = WhisperConfig(
+        d_model=TOKEN_WIDTH, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=4 * TOKEN_WIDTH, num_mel_bins=80
+    )
+    encoder = WhisperEncoder(sizes)
+    with torch.no_grad():
+        encoder.embed_positions.weight.copy_(sinusoids(*encoder.embed_positions.weight.shape))
+    return encoder
+
+
+def check_files(folder: Path) -> None:
+    """MissingError where a file of the model is not there."""
+    for name in (CONFIG_FILE, *FILES):
+        if not (folder / name).is_file():
+            raise MissingError(f"{folder / name}: a file of the embedded model is not there", "install the package again")
+
+
+def _mel_extractor() -> Any:
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(feature_size=80, sampling_rate=SAMPLE_RATE, hop_length=160, chunk_length=30, n_fft=400)

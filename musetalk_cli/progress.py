@@ -1,0 +1,274 @@
+"""What a run tells while it works. In: events from the pipeline. Out: run.jsonl in the work folder and one face on stderr.
+
+One source, three faces: a live bar on a terminal, a line every few seconds elsewhere, JSON lines for programs. Knows nothing of stages
+beyond their names and what a frame of each tends to cost.
+
+Events and their fields:
+    run.start   film, audio, output, model
+    run.plan    frames, shots, seconds              as soon as demux knows them
+    stage.start stage, unit, frames, key            unit: a shot's zero-padded index, or "film"
+    stage.done  stage, unit, key, frames, seconds, reused
+    warning     message, hint
+    run.done    output, seconds, frames, faces, ...
+    error       code, message, hint
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, Self
+
+if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other commands show no bar
+    from rich.progress import Progress, TaskID
+
+ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
+SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
+MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until the run has measured its own
+SPOKEN = ("run.start", "run.plan", "run.done", "warning")  # events that people read as a sentence of their own
+PLAIN_SECONDS = 5.0  # between two plain lines
+
+
+class Events:
+    """Hands every event to every sink, stamped with the format's version and the time. Use `with`, or close it."""
+
+    def __init__(self, sinks: Sequence["Sink"] = ()) -> None:
+        self._sinks = tuple(sinks)
+
+    def emit(self, event: str, **fields: object) -> None:
+        """fields: JSON's own types; paths, fractions and the like are written as text."""
+        record = {"v": 1, "event": event, "t": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
+        for sink in self._sinks:
+            sink.take(record)
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_events(journal: Path | None, mode: ProgressMode = "auto", *, verbose: bool = False) -> Events:
+    """The journal (run.jsonl, appended to) and the face that suits stderr. verbose: plain says every step."""
+    sinks: list[Sink] = [] if journal is None else [JsonLines(_open_journal(journal), owned=True)]
+    match choose_face(mode, terminal=sys.stderr.isatty(), environ=os.environ):
+        case "rich":
+            sinks.append(Live())
+        case "plain":
+            sinks.append(Plain(sys.stderr, every=0.0 if verbose else PLAIN_SECONDS))
+        case "jsonl":
+            sinks.append(JsonLines(sys.stderr, owned=False))
+    return Events(sinks)
+
+
+def choose_face(mode: ProgressMode, *, terminal: bool, environ: Mapping[str, str]) -> ProgressMode:
+    """auto: a bar where stderr is a terminal that can move its cursor and no CI is looking, else plain lines."""
+    able = (terminal and environ.get("TERM") != "dumb") or bool(environ.get("FORCE_COLOR"))
+    if mode == "auto":
+        return "rich" if able and terminal and not environ.get("CI") else "plain"
+    return "plain" if mode == "rich" and not able else mode
+
+
+class Sink(Protocol):
+    def take(self, record: Mapping[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One line an event, out at once: a killed run leaves all but its last step."""
+
+    def __init__(self, stream: IO[str], *, owned: bool) -> None:
+        self._stream, self._owned = stream, owned
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self._stream.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._owned:
+            self._stream.close()
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a film is, from its events: shares, frames a second, time left. Frames count once for each of SHOT_STAGES."""
+
+    frames: int = 0
+    shots: int = 0
+    stage: str = ""
+    unit: str = ""
+    done: dict[str, int] = field(default_factory=dict)  # frames by stage
+    reused: int = 0  # frames, summed over stages
+    spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # frames and seconds computed in this run, by stage
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        match record["event"]:
+            case "run.start":
+                self.frames, self.shots, self.reused, self.done, self.spent = 0, 0, 0, {}, {}
+            case "run.plan":
+                self.frames, self.shots = int(record["frames"]), int(record["shots"])
+            case "stage.start":
+                self.stage, self.unit = str(record["stage"]), str(record["unit"])
+            case "stage.done" if record["stage"] in SHOT_STAGES:
+                self._finish(record["stage"], int(record["frames"]), float(record["seconds"]), bool(record["reused"]))
+
+    def _finish(self, stage: str, frames: int, seconds: float, reused: bool) -> None:
+        self.done[stage] = self.done.get(stage, 0) + frames
+        if reused:
+            self.reused += frames
+            return
+        before = self.spent.get(stage, (0, 0.0))
+        self.spent[stage] = (before[0] + frames, before[1] + seconds)
+
+    @property
+    def share(self) -> float:
+        """0..1 of the film's work, a stage weighing what its frames cost."""
+        whole = sum(self._cost(s) for s in SHOT_STAGES) * self.frames
+        return sum(self._cost(s) * n for s, n in self.done.items()) / whole if whole else 0.0
+
+    @property
+    def finished(self) -> int:
+        """Frames through the last of the stages."""
+        return self.done.get(SHOT_STAGES[-1], 0)
+
+    @property
+    def reused_share(self) -> float:
+        return self.reused / (self.frames * len(SHOT_STAGES)) if self.frames else 0.0
+
+    @property
+    def fps(self) -> float:
+        """Frames of film that a second of computing takes through all stages; 0 before anything was measured."""
+        return 1 / sum(self._cost(s) for s in SHOT_STAGES) if self.spent else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self.spent or not self.frames:
+            return None
+        return sum(self._cost(s) * max(self.frames - self.done.get(s, 0), 0) for s in SHOT_STAGES)
+
+    def _cost(self, stage: str) -> float:
+        """Seconds a frame: measured in this run, else the usual share of what the measured stages cost."""
+        frames, seconds = self.spent.get(stage, (0, 0.0))
+        if frames and seconds:
+            return seconds / frames
+        usual = sum(MS_A_FRAME[s] * n for s, (n, _) in self.spent.items())
+        measured = sum(seconds for _, seconds in self.spent.values())
+        return MS_A_FRAME[stage] * (measured / usual if usual and measured else 1 / 1000)
+
+    def line(self) -> str:
+        """The whole state in one line, for people."""
+        parts = [f"{self.share:4.0%}", f"{self.finished}/{self.frames} frames"]
+        if self.stage:
+            shot = f" shot {int(self.unit) + 1}/{self.shots}" if self.unit.isdigit() else ""
+            parts.append(f"{self.stage}{shot}")
+        if self.fps:
+            parts.append(f"{self.fps:.1f} fps")
+        if (left := self.seconds_left) is not None:
+            parts.append(f"{clock(left)} left")
+        if self.reused:
+            parts.append(f"{self.reused_share:.0%} from an earlier run")
+        return " · ".join(parts)
+
+
+class Plain:
+    """Lines for logs: one at the start, one every few seconds while something happens, one at the end."""
+
+    def __init__(self, stream: IO[str], *, every: float = PLAIN_SECONDS) -> None:
+        self._stream, self._every = stream, every
+        self._tally, self._said = Tally(), time.monotonic()
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self._tally.take(record)
+        event = record["event"]
+        if event in SPOKEN:
+            self._say(sentence(record))
+        elif event in ("stage.start", "stage.done") and time.monotonic() - self._said >= self._every and self._tally.frames:
+            self._say(self._tally.line())
+
+    def _say(self, text: str) -> None:
+        self._said = time.monotonic()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class Live:
+    """One bar on a terminal, redrawn in place; warnings scroll above it. Colour follows NO_COLOR and FORCE_COLOR."""
+
+    def __init__(self) -> None:
+        self._tally = Tally()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self._tally.take(record)
+        match record["event"]:
+            case event if event in SPOKEN:
+                self._say(sentence(record), over=event == "run.done")
+            case "error":
+                self.close()
+            case _ if self._tally.frames:
+                self._draw()
+
+    def _draw(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        if self._bar is None:
+            columns = (SpinnerColumn(), BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+        assert self._task is not None
+        self._bar.update(self._task, completed=self._tally.share, description=self._tally.line())
+
+    def _say(self, text: str, *, over: bool) -> None:
+        if over or self._bar is None:
+            self.close()
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def sentence(record: Mapping[str, Any]) -> str:
+    """A SPOKEN event as people read it."""
+    match record["event"]:
+        case "run.start":
+            return f"{record['film']}: dubbing with {record['audio']}, model {record['model']}"
+        case "run.plan":
+            return f"{record['frames']} frames, {record['shots']} shots, {clock(float(record['seconds']))}"
+        case "run.done":
+            return f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}"
+        case _:
+            hint = record.get("hint")
+            return f"warning: {record['message']}" + (f"; {hint}" if hint else "")
+
+
+def clock(seconds: float) -> str:
+    """125.2 -> "2:05"; hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _open_journal(path: Path) -> IO[str]:
+    """run.jsonl for appending; a line that a kill cut short gets its end, so that the next one starts on its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("a", encoding="utf-8", buffering=1)
+    if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
+        stream.write("\n")
+    return stream

@@ -1,0 +1,325 @@
+"""The work folder: name a result by what made it, publish it whole, read it back.
+
+In: a stage function and its inputs. Out: a Ref to its result on disk, made now or by an earlier run. Knows nothing of film.
+
+A result lies in `STAGE/UNIT-KEY/`: one `.npy` for each array, files the stage wrote, and `result.json` with the key's
+ingredients and the sha256 of every file. The key is sha256(stage, version, config, what each input is called); a Path is
+called by its size and sampled content, so a film may be moved. A folder appears by rename, whole or not at all.
+"""
+
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast, get_type_hints
+
+import cattrs
+import numpy as np
+
+from musetalk_cli.config import Runtime
+from musetalk_cli.errors import InputError, MusetalkError, ResourceError, RetryableError
+from musetalk_cli.progress import Events
+from musetalk_cli.signals import Stop
+
+T = TypeVar("T")
+SAMPLE_BYTES = 1 << 20
+SAMPLES = 32
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_records = cattrs.Converter()
+_records.register_unstructure_hook(Fraction, str)
+_records.register_structure_hook(Fraction, lambda text, _: Fraction(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Ref(Generic[T]):
+    """A finished result on disk; `load` reads it. Arrays come memory-mapped, so that a film's length costs no memory."""
+
+    key: str
+    stage: str
+    unit: str
+    folder: Path
+    kind: type[T]
+
+    def load(self) -> T:
+        saved = json.loads((self.folder / "result.json").read_text())["record"]
+        return _read_record(self.kind, saved, self.folder)
+
+
+def stage(*, version: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Mark a function as a stage. Raise `version` when its results change for the same inputs: it and all after it run again."""
+
+    def mark(function: Callable[..., T]) -> Callable[..., T]:
+        function.version = version  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Work:
+    """A work folder in use by this process. Make it with `Work.open`, which holds the lock."""
+
+    def __init__(self, folder: Path, events: Events, stop: Stop) -> None:
+        self.folder = folder
+        self._events = events
+        self._stop = stop
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, events: Events, stop: Stop) -> Iterator["Work"]:
+        """Hold the folder for this process alone. Raises RetryableError where another run holds it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            shutil.rmtree(folder / "tmp", ignore_errors=True)  # halves of runs that were killed
+            yield cls(folder, events, stop)
+
+    def do(self, function: Callable[..., T], *inputs: Any, config: Any, runtime: Runtime, unit: str, frames: int = 0) -> Ref[T]:
+        """The result of function(*inputs, config=, runtime=, out=): found if it is there, else made and kept.
+
+        inputs: Refs (their records are handed over), sequences of Refs, Paths of files, or frozen records. frames: how many
+        frames this unit stands for, for progress. Raises ResourceError on a full disk, InterruptedRun when asked to stop.
+        """
+        made_of = _made_of(function, inputs, config)
+        ref = self._ref(function, made_of, unit)
+        told = {"stage": ref.stage, "unit": unit, "frames": frames, "key": ref.key[:16]}
+        if _is_whole(ref.folder):
+            self._events.emit("stage.done", **told, seconds=0.0, reused=True)
+            return ref
+        self._stop.check()
+        self._events.emit("stage.start", **told)
+        began = time.perf_counter()
+        with _disk_errors(self.folder):
+            self._make(ref, function, inputs, config, runtime, made_of)
+        self._events.emit("stage.done", **told, seconds=round(time.perf_counter() - began, 3), reused=False)
+        return ref
+
+    def has(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> bool:
+        """Whether `do` would find this result."""
+        return _is_whole(self._ref(function, _made_of(function, inputs, config), unit).folder)
+
+    def why(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> list[str]:
+        """What differs from the nearest result that is kept for this unit: lines like `config.margin: 10 -> 12`."""
+        made_of = _made_of(function, inputs, config)
+        kept = [read["made_of"] for read in kept_results(self.folder) if (read["stage"], read["unit"]) == (function.__name__, unit)]
+        changes = [_changes(old, json.loads(json.dumps(made_of))) for old in kept]
+        return min(changes, key=len, default=["not made yet"])
+
+    def drop(self, *refs: Ref[Any]) -> None:
+        """Forget results that the delivered film no longer needs."""
+        for ref in refs:
+            shutil.rmtree(ref.folder, ignore_errors=True)
+
+    def _ref(self, function: Callable[..., T], made_of: dict[str, Any], unit: str) -> Ref[T]:
+        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        kind = cast(type[T], get_type_hints(function)["return"])
+        name = function.__name__
+        return Ref(key, name, unit, self.folder / name / f"{unit}-{key[:16]}", kind)
+
+    def _make(
+        self, ref: Ref[T], function: Callable[..., T], inputs: Sequence[Any], config: Any, runtime: Runtime, made_of: dict[str, Any]
+    ) -> None:
+        out = self.folder / "tmp" / uuid.uuid4().hex
+        out.mkdir(parents=True)
+        try:
+            record = function(*(_loaded(value) for value in inputs), config=config, runtime=runtime, out=out)
+            _write_record(record, out, {"stage": ref.stage, "unit": ref.unit, "key": ref.key, "made_of": made_of})
+            _publish(out, ref.folder)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def kept_results(folder: Path) -> Iterator[dict[str, Any]]:
+    """The result.json of every finished result in a work folder, in order of stage and unit."""
+    for path in sorted(folder.glob("*/*/result.json")):
+        if path.parent.parent.name != "tmp":
+            yield cast(dict[str, Any], json.loads(path.read_text()))
+
+
+def fingerprint(path: Path) -> str:
+    """A file by its content: sha256 of its size and all of it up to 64 MiB, else of 33 samples of 1 MiB, ends included.
+
+    Not by path or time, so that films and work folders may be moved. Raises InputError where it cannot be read.
+    """
+    try:
+        state = path.stat()
+        return _fingerprint(str(path.absolute()), state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(path: str, size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        if size <= 64 * SAMPLE_BYTES:
+            digest.update(file.read())
+        else:
+            for i in range(SAMPLES + 1):
+                file.seek(i * (size - SAMPLE_BYTES) // SAMPLES)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _made_of(function: Callable[..., Any], inputs: Sequence[Any], config: Any) -> dict[str, Any]:
+    return {
+        "stage": function.__name__,
+        "version": function.version,  # type: ignore[attr-defined]
+        "config": _called(config),
+        "inputs": dict(zip(inspect.signature(function).parameters, map(_called, inputs), strict=False)),
+    }
+
+
+def _called(value: Any) -> Any:
+    """What an input is called in a key."""
+    match value:
+        case Ref():
+            return value.key
+        case Path():
+            return fingerprint(value)
+        case list():
+            return [_called(item) for item in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return json.loads(json.dumps(asdict(value), default=str))
+        case tuple() if hasattr(value, "_asdict"):
+            return value._asdict()
+        case str() | int() | float() | None:
+            return value
+    raise TypeError(f"{type(value).__name__} has no name to make a key of")
+
+
+def _loaded(value: Any) -> Any:
+    match value:
+        case Ref():
+            return value.load()
+        case list():
+            return [_loaded(item) for item in value]
+    return value
+
+
+def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
+    saved: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.memmap) and Path(str(value.filename)).parent == out:
+            value.flush()  # a stage that streams writes {field}.npy itself
+            saved[field.name] = f"{field.name}.npy"
+        elif isinstance(value, np.ndarray):
+            np.save(out / f"{field.name}.npy", value, allow_pickle=False)
+            saved[field.name] = f"{field.name}.npy"
+        elif isinstance(value, Path):
+            saved[field.name] = str(value.relative_to(out))  # a result names only files in its own folder
+        else:
+            saved[field.name] = _records.unstructure(value)
+    files = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
+    (out / "result.json").write_text(json.dumps({"v": 1, **about, "record": saved, "files": files}, indent=1))
+
+
+def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in saved.items():
+        if isinstance(value, str) and value == f"{name}.npy":
+            values[name] = _read_array(folder / value)
+        elif hints[name] is Path:
+            values[name] = folder / value
+        else:
+            values[name] = _records.structure(value, hints[name])
+    return kind(**values)
+
+
+def _read_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        return cast("np.ndarray[Any, Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError:  # an array without elements cannot be mapped
+        return cast("np.ndarray[Any, Any]", np.load(path, allow_pickle=False))
+
+
+def _publish(out: Path, folder: Path) -> None:
+    for path in (*out.iterdir(), out):
+        sync(path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():  # what `_is_whole` refused: damaged
+        shutil.rmtree(folder)
+    out.rename(folder)
+    sync(folder.parent)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Finished, and every byte as it was written: a damaged result is made again."""
+    try:
+        files = json.loads((folder / "result.json").read_text())["files"]
+        return all(sha256_of(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Bytes of a file or names of a folder, on the disk before we go on."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        both = [*new, *(key for key in old if key not in new)]
+        return [line for key in both for line in _changes(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except MusetalkError:
+        raise
+    except MemoryError as error:
+        raise ResourceError("out of memory", "close other programs, or choose a smaller --chunk or --batch-size") from error
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise ResourceError(
+                f"{folder}: the disk is full", "free some space or choose another --work-dir; what is finished is kept"
+            ) from error
+        raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock", timeout=0)
+    holder = folder / "holder"
+    try:
+        lock.acquire()
+    except Timeout:
+        who = holder.read_text() if holder.exists() else "another run"
+        raise RetryableError(f"{folder}: in use by {who}", "wait for it, or choose another --work-dir") from None
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+        holder.unlink(missing_ok=True)
+    finally:
+        lock.release()

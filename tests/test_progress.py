@@ -1,0 +1,140 @@
+"""What a run tells: the journal, the faces on stderr, and the figures in them."""
+
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from musetalk_cli.errors import InterruptedRun
+from musetalk_cli.progress import Events, JsonLines, Live, Plain, Tally, choose_face, clock, open_events
+from musetalk_cli.signals import stop_on_signals
+
+START = {"film": "a.mp4", "audio": "fr.wav", "output": "a.fr.mp4", "model": "lite"}
+PLAN = {"frames": 100, "seconds": 4.0, "shots": 2}
+
+
+def done(stage: str, unit: str, frames: int = 50, seconds: float = 1.0, *, reused: bool = False) -> dict[str, Any]:
+    return {"event": "stage.done", "stage": stage, "unit": unit, "key": "k", "frames": frames, "seconds": seconds, "reused": reused}
+
+
+def tally_after(*records: dict[str, Any]) -> Tally:
+    tally = Tally()
+    for record in ({"event": "run.start", **START}, {"event": "run.plan", **PLAN}, *records):
+        tally.take(record)
+    return tally
+
+
+def test_journal_keeps_earlier_runs_and_starts_on_a_whole_line_after_a_kill(tmp_path: Path) -> None:
+    journal = tmp_path / "work" / "run.jsonl"
+    with open_events(journal, "none") as events:
+        events.emit("run.start", **START)
+    with journal.open("a") as torn:
+        torn.write('{"v":1,"event":"stage.st')
+    with open_events(journal, "none") as events:
+        events.emit("run.done", output=Path("a b\nç.mp4"), seconds=1.0, frames=100)
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(lines[i])["event"] for i in (0, 2)] == ["run.start", "run.done"]
+    last = json.loads(lines[2])
+    assert last["v"] == 1 and last["output"] == "a b\nç.mp4" and last["t"].startswith("20")
+
+
+@pytest.mark.parametrize(
+    ("mode", "terminal", "environ", "face"),
+    [
+        ("auto", True, {"TERM": "xterm"}, "rich"),
+        ("auto", True, {"TERM": "dumb"}, "plain"),
+        ("auto", True, {"TERM": "xterm", "CI": "true"}, "plain"),
+        ("auto", False, {"TERM": "xterm"}, "plain"),
+        ("rich", False, {}, "plain"),
+        ("rich", False, {"FORCE_COLOR": "1"}, "rich"),
+        ("jsonl", True, {}, "jsonl"),
+        ("none", True, {}, "none"),
+    ],
+)
+def test_face_suits_the_terminal(mode: Any, terminal: bool, environ: dict[str, str], face: str) -> None:
+    assert choose_face(mode, terminal=terminal, environ=environ) == face
+
+
+def test_plain_lines_say_what_is_done_and_what_was_kept() -> None:
+    out = io.StringIO()
+    with Events([Plain(out, every=0)]) as events:
+        events.emit("run.start", **START)
+        events.emit("run.plan", **PLAN)
+        for record in (done("faces", "0000", reused=True), done("latents", "0000")):
+            events.emit(**record)
+        events.emit("warning", message="12 frames show no face", hint="they stay as they are")
+        events.emit("run.done", output="a.fr.mp4", frames=100, seconds=61.2)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "a.mp4: dubbing with fr.wav, model lite"
+    assert lines[1] == "100 frames, 2 shots, 0:04"
+    assert "0/100 frames" in lines[3] and "10% from an earlier run" in lines[3] and "left" in lines[3]
+    assert lines[4] == "warning: 12 frames show no face; they stay as they are"
+    assert lines[5] == "a.fr.mp4: 100 frames in 1:01"
+
+
+def test_plain_says_at_most_a_line_every_few_seconds() -> None:
+    out = io.StringIO()
+    with Events([Plain(out, every=60)]) as events:
+        events.emit("run.plan", **PLAN)
+        for _ in range(50):
+            events.emit(**done("faces", "0000", frames=1))
+    assert len(out.getvalue().splitlines()) == 1
+
+
+def test_time_left_follows_what_was_measured_not_what_was_reused() -> None:
+    stages = ("faces", "latents", "masks", "inference", "blend")
+    half = tally_after(*(done(stage, "0000", seconds=5.0) for stage in stages))
+    assert half.share == pytest.approx(0.5)
+    assert half.seconds_left == pytest.approx(25.0)
+    assert half.fps == pytest.approx(2.0)
+    kept = tally_after(*(done(stage, "0000", seconds=5.0, reused=True) for stage in stages))
+    assert kept.share == pytest.approx(0.5) and kept.reused_share == pytest.approx(0.5)
+    assert kept.seconds_left is None and kept.fps == 0
+
+
+def test_a_second_language_counts_from_zero() -> None:
+    tally = tally_after(done("faces", "0000", reused=True), {"event": "run.start", **START}, {"event": "run.plan", **PLAN})
+    assert tally.share == 0 and tally.reused == 0 and tally.frames == 100
+
+
+def test_live_bar_shows_the_stage_and_leaves_warnings_above(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    with Events([Live()]) as events:
+        events.emit("run.start", **START)
+        events.emit("run.plan", **PLAN)
+        events.emit("stage.start", stage="faces", unit="0000", frames=50, key="k")
+        events.emit(**done("faces", "0000"))
+        events.emit("warning", message="[bold]no markup[/bold]", hint="")
+        events.emit("run.done", output="a.fr.mp4", frames=100, seconds=2)
+    shown = capsys.readouterr().err
+    assert "faces shot 1/2" in shown and "[bold]no markup[/bold]" in shown and shown.endswith("a.fr.mp4: 100 frames in 0:02\n")
+
+
+def test_json_lines_are_one_object_a_line() -> None:
+    out = io.StringIO()
+    with Events([JsonLines(out, owned=False)]) as events:
+        events.emit("error", code="input", message="two\nlines", hint="")
+    assert json.loads(out.getvalue())["message"] == "two\nlines" and out.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3661, "1:01:01")])
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_waits_for_the_step_and_the_second_does_not(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(InterruptedRun) as caught, stop_on_signals(quiet=True) as stop:
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.requested  # and still running
+        with pytest.raises(InterruptedRun):
+            os.kill(os.getpid(), number)
+        stop.check()
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before

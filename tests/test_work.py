@@ -1,0 +1,188 @@
+"""Promises of the work folder: named by what made it, published whole, found again, made again when damaged."""
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from musetalk_cli.config import Runtime
+from musetalk_cli.errors import InputError, InterruptedRun, ResourceError, RetryableError
+from musetalk_cli.progress import Events
+from musetalk_cli.signals import Stop
+from musetalk_cli.types import Shot
+from musetalk_cli.work import Ref, Work, fingerprint, kept_results, stage
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    values: NDArray[np.float32]
+    rate: Fraction
+    shots: tuple[Shot, ...] = ()
+    notes: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    total: float
+    file: Path
+
+
+@stage(version=1)
+def numbers(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Numbers:
+    CALLS.append("numbers")
+    return Numbers(np.arange(len(film.read_bytes()), dtype=np.float32), Fraction(24000, 1001), (Shot(0, 0, 3), Shot(1, 3, 5)))
+
+
+@stage(version=1)
+def total(found: Numbers, *, config: Knobs, runtime: Runtime, out: Path) -> Total:
+    CALLS.append("total")
+    (out / "total.txt").write_text("sum")
+    return Total(float(found.values.sum()) * config.gain, out / "total.txt")
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.bin"
+    path.write_bytes(b"0123456789")
+    CALLS.clear()
+    return path
+
+
+def run(folder: Path, film: Path, gain: float = 1.0, runtime: Runtime | None = None) -> Ref[Total]:
+    with Work.open(folder, Events(), Stop()) as work:
+        runtime = runtime or Runtime()
+        found = work.do(numbers, film, config=Knobs(), runtime=runtime, unit="film")
+        return work.do(total, found, config=Knobs(gain), runtime=runtime, unit="film")
+
+
+def test_second_run_computes_nothing(tmp_path: Path, film: Path) -> None:
+    assert run(tmp_path / "work", film).load().total == run(tmp_path / "work", film).load().total == 45
+    assert CALLS == ["numbers", "total"]
+
+
+def test_late_setting_reruns_only_what_follows_and_changing_back_reruns_nothing(tmp_path: Path, film: Path) -> None:
+    for gain in (1.0, 2.0, 1.0):
+        assert run(tmp_path / "work", film, gain).load().total == 45 * gain
+    assert CALLS == ["numbers", "total", "total"]
+
+
+def test_speed_settings_rerun_nothing(tmp_path: Path, film: Path) -> None:
+    run(tmp_path / "work", film)
+    run(tmp_path / "work", film, runtime=Runtime(device="cuda:1", batch_size=64, threads=7))
+    assert CALLS == ["numbers", "total"]
+
+
+def test_film_and_work_folder_may_both_move(tmp_path: Path, film: Path) -> None:
+    run(tmp_path / "work", film)
+    moved = film.rename(tmp_path / "elsewhere.bin")
+    (tmp_path / "work").rename(tmp_path / "desk")
+    assert run(tmp_path / "desk", moved).load().file.read_text() == "sum"
+    assert CALLS == ["numbers", "total"]
+
+
+def test_another_film_is_another_result(tmp_path: Path, film: Path) -> None:
+    run(tmp_path / "work", film)
+    film.write_bytes(b"012345678X")
+    run(tmp_path / "work", film)
+    assert CALLS == ["numbers", "total"] * 2
+
+
+def test_raised_version_reruns_that_stage_and_all_after_it(tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "work", film)
+    monkeypatch.setattr(numbers, "version", 2)
+    run(tmp_path / "work", film)
+    assert CALLS == ["numbers", "total"] * 2
+
+
+def test_damaged_result_is_made_again(tmp_path: Path, film: Path) -> None:
+    folder = run(tmp_path / "work", film).folder
+    (folder / "total.txt").write_text("sun")
+    assert run(tmp_path / "work", film).load().file.read_text() == "sum"
+    assert CALLS == ["numbers", "total", "total"]
+
+
+def test_half_result_of_a_killed_run_is_never_found(tmp_path: Path, film: Path) -> None:
+    folder = run(tmp_path / "work", film).folder
+    (folder / "result.json").unlink()
+    run(tmp_path / "work", film)
+    assert CALLS == ["numbers", "total", "total"]
+
+
+def test_records_come_back_as_they_were(tmp_path: Path, film: Path) -> None:
+    with Work.open(tmp_path / "work", Events(), Stop()) as work:
+        found = work.do(numbers, film, config=Knobs(), runtime=Runtime(), unit="film").load()
+    assert found.rate == Fraction(24000, 1001)
+    assert found.shots == (Shot(0, 0, 3), Shot(1, 3, 5))
+    assert found.notes is None
+    np.testing.assert_array_equal(found.values, np.arange(10, dtype=np.float32))
+
+
+def test_failed_stage_leaves_nothing_behind(tmp_path: Path, film: Path) -> None:
+    @stage(version=1)
+    def fails(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Total:
+        (out / "half").write_bytes(b"x" * 100)
+        raise ValueError("no")
+
+    with Work.open(tmp_path / "work", Events(), Stop()) as work, pytest.raises(ValueError, match="no"):
+        work.do(fails, film, config=Knobs(), runtime=Runtime(), unit="film")
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.name == "half"]
+
+
+def test_full_disk_is_a_resource_error(tmp_path: Path, film: Path) -> None:
+    @stage(version=1)
+    def fills(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Total:
+        raise OSError(28, "No space left on device")
+
+    with Work.open(tmp_path / "work", Events(), Stop()) as work, pytest.raises(ResourceError, match="disk is full"):
+        work.do(fills, film, config=Knobs(), runtime=Runtime(), unit="film")
+
+
+def test_folder_in_use_is_retryable(tmp_path: Path) -> None:
+    with Work.open(tmp_path, Events(), Stop()), pytest.raises(RetryableError, match="in use by process"):
+        with Work.open(tmp_path, Events(), Stop()):
+            pass
+
+
+def test_asked_to_stop_nothing_new_is_started_and_what_is_there_is_found(tmp_path: Path, film: Path) -> None:
+    run(tmp_path / "work", film)
+    stop = Stop()
+    stop.number = 15
+    with Work.open(tmp_path / "work", Events(), stop) as work:
+        found = work.do(numbers, film, config=Knobs(), runtime=Runtime(), unit="film")
+        with pytest.raises(InterruptedRun) as stopped:
+            work.do(total, found, config=Knobs(9), runtime=Runtime(), unit="film")
+    assert stopped.value.exit_code == 143
+    assert CALLS == ["numbers", "total"]
+
+
+def test_why_names_the_setting_that_changed(tmp_path: Path, film: Path) -> None:
+    with Work.open(tmp_path / "work", Events(), Stop()) as work:
+        found = work.do(numbers, film, config=Knobs(), runtime=Runtime(), unit="film")
+        assert work.why(total, found, config=Knobs(), unit="film") == ["not made yet"]
+        work.do(total, found, config=Knobs(), runtime=Runtime(), unit="film")
+        assert work.why(total, found, config=Knobs(2.0), unit="film") == ["config.gain: 1.0 -> 2.0"]
+
+
+def test_results_hold_no_pickle_and_say_what_made_them(tmp_path: Path, film: Path) -> None:
+    run(tmp_path / "work", film)
+    kept: list[dict[str, Any]] = list(kept_results(tmp_path / "work"))
+    assert [read["stage"] for read in kept] == ["numbers", "total"]
+    assert kept[0]["made_of"]["inputs"]["film"] == fingerprint(film)
+    assert json.dumps(kept).count(str(tmp_path)) == 0
+
+
+def test_fingerprint_of_missing_file_names_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing.mp4"):
+        fingerprint(tmp_path / "nothing.mp4")
