@@ -1,11 +1,10 @@
 """What a run tells while it works. In: events from the pipeline. Out: run.jsonl in the work folder and one face on stderr.
 
-One source, three faces: a live bar on a terminal, a line every few seconds elsewhere, JSON lines for programs. Knows nothing of stages
-beyond their names and what a frame of each tends to cost.
+One source, three faces: a live bar on a terminal, a line every few seconds elsewhere, JSON lines for programs. Knows nothing of
+stages beyond their names and what a frame of each tends to cost.
 
 Events and their fields:
-    run.start   film, audio, output, model
-    run.plan    frames, shots, seconds              as soon as demux knows them
+    run.start   film, audio, output, frames, seconds, shots, model      once demux knows the film
     stage.start stage, unit, frames, key            unit: a shot's zero-padded index, or "film"
     stage.done  stage, unit, key, frames, seconds, reused
     warning     message, hint
@@ -28,8 +27,8 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other comm
 
 ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
 SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
-MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until the run has measured its own
-SPOKEN = ("run.start", "run.plan", "run.done", "warning")  # events that people read as a sentence of their own
+MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until a run measures its own
+SPOKEN = ("run.start", "run.done", "warning")  # events that people read as a sentence of their own
 PLAIN_SECONDS = 5.0  # between two plain lines
 
 
@@ -112,9 +111,8 @@ class Tally:
     def take(self, record: Mapping[str, Any]) -> None:
         match record["event"]:
             case "run.start":
-                self.frames, self.shots, self.reused, self.done, self.spent = 0, 0, 0, {}, {}
-            case "run.plan":
                 self.frames, self.shots = int(record["frames"]), int(record["shots"])
+                self.reused, self.done, self.spent = 0, {}, {}
             case "stage.start":
                 self.stage, self.unit = str(record["stage"]), str(record["unit"])
             case "stage.done" if record["stage"] in SHOT_STAGES:
@@ -248,9 +246,8 @@ def sentence(record: Mapping[str, Any]) -> str:
     """A SPOKEN event as people read it."""
     match record["event"]:
         case "run.start":
-            return f"{record['film']}: dubbing with {record['audio']}, model {record['model']}"
-        case "run.plan":
-            return f"{record['frames']} frames, {record['shots']} shots, {clock(float(record['seconds']))}"
+            fact = f"{record['frames']} frames, {record['shots']} shots, {clock(float(record['seconds']))}"
+            return f"{record['film']} with {record['audio']}: {fact}, model {record['model']}"
         case "run.done":
             return f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}"
         case _:

@@ -12,17 +12,24 @@ from musetalk_cli.errors import InterruptedRun
 from musetalk_cli.progress import Events, JsonLines, Live, Plain, Tally, choose_face, clock, open_events
 from musetalk_cli.signals import stop_on_signals
 
-START = {"film": "a.mp4", "audio": "fr.wav", "output": "a.fr.mp4", "model": "lite"}
-PLAN = {"frames": 100, "seconds": 4.0, "shots": 2}
+START = {"film": "a.mp4", "audio": "fr.wav", "output": "a.fr.mp4", "frames": 100, "seconds": 4.0, "shots": 2, "model": "lite"}
 
 
 def done(stage: str, unit: str, frames: int = 50, seconds: float = 1.0, *, reused: bool = False) -> dict[str, Any]:
-    return {"event": "stage.done", "stage": stage, "unit": unit, "key": "k", "frames": frames, "seconds": seconds, "reused": reused}
+    return {
+        "event": "stage.done",
+        "stage": stage,
+        "unit": unit,
+        "key": "k",
+        "frames": frames,
+        "seconds": seconds,
+        "reused": reused,
+    }
 
 
 def tally_after(*records: dict[str, Any]) -> Tally:
     tally = Tally()
-    for record in ({"event": "run.start", **START}, {"event": "run.plan", **PLAN}, *records):
+    for record in ({"event": "run.start", **START}, *records):
         tally.take(record)
     return tally
 
@@ -62,23 +69,21 @@ def test_plain_lines_say_what_is_done_and_what_was_kept() -> None:
     out = io.StringIO()
     with Events([Plain(out, every=0)]) as events:
         events.emit("run.start", **START)
-        events.emit("run.plan", **PLAN)
         for record in (done("faces", "0000", reused=True), done("latents", "0000")):
             events.emit(**record)
         events.emit("warning", message="12 frames show no face", hint="they stay as they are")
         events.emit("run.done", output="a.fr.mp4", frames=100, seconds=61.2)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "a.mp4: dubbing with fr.wav, model lite"
-    assert lines[1] == "100 frames, 2 shots, 0:04"
-    assert "0/100 frames" in lines[3] and "10% from an earlier run" in lines[3] and "left" in lines[3]
-    assert lines[4] == "warning: 12 frames show no face; they stay as they are"
-    assert lines[5] == "a.fr.mp4: 100 frames in 1:01"
+    assert lines[0] == "a.mp4 with fr.wav: 100 frames, 2 shots, 0:04, model lite"
+    assert "0/100 frames" in lines[2] and "10% from an earlier run" in lines[2] and "left" in lines[2]
+    assert lines[3] == "warning: 12 frames show no face; they stay as they are"
+    assert lines[4] == "a.fr.mp4: 100 frames in 1:01"
 
 
 def test_plain_says_at_most_a_line_every_few_seconds() -> None:
     out = io.StringIO()
     with Events([Plain(out, every=60)]) as events:
-        events.emit("run.plan", **PLAN)
+        events.emit("run.start", **START)
         for _ in range(50):
             events.emit(**done("faces", "0000", frames=1))
     assert len(out.getvalue().splitlines()) == 1
@@ -96,16 +101,17 @@ def test_time_left_follows_what_was_measured_not_what_was_reused() -> None:
 
 
 def test_a_second_language_counts_from_zero() -> None:
-    tally = tally_after(done("faces", "0000", reused=True), {"event": "run.start", **START}, {"event": "run.plan", **PLAN})
+    tally = tally_after(done("faces", "0000", reused=True), {"event": "run.start", **START})
     assert tally.share == 0 and tally.reused == 0 and tally.frames == 100
 
 
-def test_live_bar_shows_the_stage_and_leaves_warnings_above(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_bar_shows_the_stage_and_leaves_warnings_above(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
     with Events([Live()]) as events:
         events.emit("run.start", **START)
-        events.emit("run.plan", **PLAN)
         events.emit("stage.start", stage="faces", unit="0000", frames=50, key="k")
         events.emit(**done("faces", "0000"))
         events.emit("warning", message="[bold]no markup[/bold]", hint="")
