@@ -57,6 +57,7 @@ class BlendConfig:
     codec: str = "auto"  # auto: H.264, or HEVC where the film has more than 8 bits
     crf: float | None = None  # None: the codec's visually lossless setting
     preset: str = "medium"
+    suffix: str = ".mp4"  # of the finished film: WebM holds VP9, AVI only frames that show in the order in which they are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class RemuxConfig:
     length: Literal["keep", "trim"] = "keep"  # keep: voice and picture as long as they are; trim: voice ends with the picture
     original_audio: bool = True  # the film's own sound stays, as tracks after the new voice
     language: str = ""
+    suffix: str = ".mp4"  # of the finished film; names the container
+    notice: str = ""  # written into the film's metadata: that it was altered, and by what
 
 
 @dataclass(frozen=True, slots=True)

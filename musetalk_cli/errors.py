@@ -27,6 +27,7 @@ class MusetalkError(Exception):
         super().__init__(fact)
         self.fact = fact
         self.cure = cure
+        self.told = False  # stderr shows it already, as a JSON line
 
     def __str__(self) -> str:
         return f"{self.fact}; {self.cure}" if self.cure else self.fact

@@ -52,7 +52,9 @@ def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events:
     found = find_faces(source, run)
     rows = sum(shot.load().rows for shot in found)
     if not rows:
-        raise NoFaceError(f"{job.video}: no usable face in {film.frames} frames", "see what `musetalk inspect` finds, or choose --face all")
+        raise NoFaceError(
+            f"{job.video}: no usable face in {film.frames} frames", "see what `musetalk inspect` finds, or choose --face all"
+        )
     speech = work.do(listen, job.audio, config=config.model, runtime=runtime, unit="film")
     _compare_lengths(film, speech.load(), events)
     segments = [dub_shot(shot, source, faces, speech, run) for shot, faces in zip(film.shots, found, strict=True)]
@@ -106,11 +108,22 @@ def unit_name(shot: Shot) -> str:
 def _told_of(job: DubJob, film: Source, config: DubConfig) -> dict[str, object]:
     seconds = float(film.time(film.frames - 1) - film.time(0)) + float(1 / film.fps)
     shots = len(film.shots)
-    return {**job._asdict(), "film": job.video, "frames": film.frames, "seconds": seconds, "shots": shots, "model": config.model.name}
+    return {
+        **job._asdict(),
+        "film": job.video,
+        "frames": film.frames,
+        "seconds": seconds,
+        "shots": shots,
+        "model": config.model.name,
+    }
 
 
 def _compare_lengths(film: Source, speech: Speech, events: Events) -> None:
     voice, picture = Fraction(len(speech.features), TOKENS_PER_SECOND), film.time(film.frames - 1) + 1 / film.fps
     if abs(voice - picture) > 1:
         longer, by = ("longer", voice - picture) if voice > picture else ("shorter", picture - voice)
-        events.emit("warning", message=f"the voice is {float(by):.1f} s {longer} than the picture", hint="every frame is kept; see --length")
+        events.emit(
+            "warning",
+            message=f"the voice is {float(by):.1f} s {longer} than the picture",
+            hint="every frame is kept; see --length",
+        )

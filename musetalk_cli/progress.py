@@ -35,8 +35,9 @@ PLAIN_SECONDS = 5.0  # between two plain lines
 class Events:
     """Hands every event to every sink, stamped with the format's version and the time. Use `with`, or close it."""
 
-    def __init__(self, sinks: Sequence["Sink"] = ()) -> None:
+    def __init__(self, sinks: Sequence["Sink"] = (), *, shows_errors: bool = False) -> None:
         self._sinks = tuple(sinks)
+        self.shows_errors = shows_errors  # on stderr, as JSON: nobody needs to print them once more
 
     def emit(self, event: str, **fields: object) -> None:
         """fields: JSON's own types; paths, fractions and the like are written as text."""
@@ -58,14 +59,15 @@ class Events:
 def open_events(journal: Path | None, mode: ProgressMode = "auto", *, verbose: bool = False) -> Events:
     """The journal (run.jsonl, appended to) and the face that suits stderr. verbose: plain says every step."""
     sinks: list[Sink] = [] if journal is None else [JsonLines(_open_journal(journal), owned=True)]
-    match choose_face(mode, terminal=sys.stderr.isatty(), environ=os.environ):
+    face = choose_face(mode, terminal=sys.stderr.isatty(), environ=os.environ)
+    match face:
         case "rich":
             sinks.append(Live())
         case "plain":
             sinks.append(Plain(sys.stderr, every=0.0 if verbose else PLAIN_SECONDS))
         case "jsonl":
             sinks.append(JsonLines(sys.stderr, owned=False))
-    return Events(sinks)
+    return Events(sinks, shows_errors=face == "jsonl")
 
 
 def choose_face(mode: ProgressMode, *, terminal: bool, environ: Mapping[str, str]) -> ProgressMode:

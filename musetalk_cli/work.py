@@ -104,14 +104,20 @@ class Work:
         self._events.emit("stage.done", **told, seconds=round(time.perf_counter() - began, 3), reused=False)
         return ref
 
+    def ref(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> Ref[T]:
+        """What `do` would return, whether it is there or not."""
+        return self._ref(function, _made_of(function, inputs, config), unit)
+
     def has(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> bool:
         """Whether `do` would find this result."""
-        return _is_whole(self._ref(function, _made_of(function, inputs, config), unit).folder)
+        return _is_whole(self.ref(function, *inputs, config=config, unit=unit).folder)
 
     def why(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> list[str]:
         """What differs from the nearest result that is kept for this unit: lines like `config.margin: 10 -> 12`."""
         made_of = _made_of(function, inputs, config)
-        kept = [read["made_of"] for read in kept_results(self.folder) if (read["stage"], read["unit"]) == (function.__name__, unit)]
+        kept = [
+            read["made_of"] for read in kept_results(self.folder) if (read["stage"], read["unit"]) == (function.__name__, unit)
+        ]
         changes = [_changes(old, json.loads(json.dumps(made_of))) for old in kept]
         return min(changes, key=len, default=["not made yet"])
 
@@ -127,7 +133,13 @@ class Work:
         return Ref(key, name, unit, self.folder / name / f"{unit}-{key[:16]}", kind)
 
     def _make(
-        self, ref: Ref[T], function: Callable[..., T], inputs: Sequence[Any], config: Any, runtime: Runtime, made_of: dict[str, Any]
+        self,
+        ref: Ref[T],
+        function: Callable[..., T],
+        inputs: Sequence[Any],
+        config: Any,
+        runtime: Runtime,
+        made_of: dict[str, Any],
     ) -> None:
         out = self.folder / "tmp" / uuid.uuid4().hex
         out.mkdir(parents=True)

@@ -23,7 +23,9 @@ def features(tokens: int) -> Halves:
     return np.broadcast_to(np.arange(1, tokens + 1, dtype=np.float16)[:, None, None], (tokens, 5, 384)).copy()
 
 
-@pytest.mark.parametrize("fps", [Fraction(15), Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(60)])
+@pytest.mark.parametrize(
+    "fps", [Fraction(15), Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(60)]
+)
 def test_window_is_four_tokens_before_and_six_from_the_frame_on_at_every_rate(fps: Fraction) -> None:
     times = [n / fps for n in range(40)]
     taken = windows_at(features(400), times)[:, :, 0, 0].astype(int) - 1  # (N, 10) token numbers
@@ -73,7 +75,9 @@ def infer(toy: Toy, monkeypatch: pytest.MonkeyPatch, batch_size: int = 4) -> Mou
     faces = Faces(shot, pts.astype(np.int32), np.zeros(ROWS, np.int16), box, np.zeros((ROWS, 68, 2), np.float32))
     some = np.random.default_rng(0).standard_normal((ROWS, 4, 32, 32)).astype(np.float16)
     config, runtime = ModelConfig("toy"), Runtime(batch_size=batch_size)
-    return s4_inference.inference(source, faces, Latents(some, some), Speech(features(60)), config=config, runtime=runtime, out=Path())
+    return s4_inference.inference(
+        source, faces, Latents(some, some), Speech(features(60)), config=config, runtime=runtime, out=Path()
+    )
 
 
 def test_batch_size_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:

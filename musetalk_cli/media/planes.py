@@ -1,5 +1,5 @@
-"""A patch onto a decoded frame, in the frame's own pixel format. In: a frame, RGB patches with alpha. Out: the frame, samples outside
-the masks bit for bit as decoded. Knows nothing of faces or files.
+"""A patch onto a decoded frame, in the frame's own pixel format. In: a frame, RGB patches with alpha. Out: the frame, every
+sample outside the masks bit for bit as decoded. Knows nothing of faces or files.
 
 Only the patch is converted, never the frame: a round trip of the whole picture through RGB would change every sample of it.
 """
@@ -30,10 +30,10 @@ LUMA_WEIGHTS = {
 
 
 class Patch(NamedTuple):
-    """What to paste: rgb (h, w, 3), uint8 or float32, full range 0..255; alpha (h, w) uint8, 255 shows the patch; its place in the frame."""
+    """What to paste, and where: it lies wholly inside the frame."""
 
-    rgb: NDArray[Any]
-    alpha: NDArray[np.uint8]
+    rgb: NDArray[Any]  # (h, w, 3) uint8 or float32, full range 0..255
+    alpha: NDArray[np.uint8]  # (h, w), 255 shows the patch
     left: int  # source pixels
     top: int
 
@@ -41,12 +41,12 @@ class Patch(NamedTuple):
 def composite(frame: av.VideoFrame, patches: Sequence[Patch], colour: Colour) -> av.VideoFrame:
     """Paste the patches in order into `frame` and return it: format, pts, time base, colour attributes and side data stay.
 
-    frame: planar, semi-planar or packed YUV, gray or RGB, 8 to 16 bits, full or limited range. colour: the film's tags; they choose
-    the matrix and the range, as in media.video.to_rgb, whose inverse this is (also for PQ and HLG: code values, no tone mapping).
+    frame: planar, semi-planar or packed YUV, gray or RGB, 8 to 16 bits, full or limited range. colour: the film's tags; they
+    choose matrix and range as in media.video.to_rgb, whose inverse this is (also for PQ and HLG: code values, no tone mapping).
     Chroma is subsampled with the film's siting, its alpha likewise; a sample whose alpha is 0 keeps its decoded value, an alpha
     plane is not touched. Blending is done in float32 and rounded once, so that 10 bits stay 10 bits under a partial alpha.
-    The frame's buffers are copied first where the decoder still refers to them. Raises InputError for a pixel format or a colour
-    matrix that this cannot write.
+    The frame's buffers are copied first where the decoder still refers to them. Raises InputError for a pixel format or a
+    colour matrix that this cannot write.
     """
     layout = layout_of(frame.format.name)
     if patches:
@@ -78,7 +78,7 @@ class Layout(NamedTuple):
 
 @lru_cache(maxsize=64)
 def layout_of(pix_fmt: str) -> Layout:
-    """Layout of an ffmpeg pixel format. Raises InputError for one that cannot be written: palettes, Bayer, floats, hardware surfaces."""
+    """Layout of an ffmpeg pixel format. Raises InputError for those that this cannot write: palettes, Bayer, floats, surfaces."""
     for pattern, build in _FORMATS:
         match = re.fullmatch(pattern, pix_fmt)
         if match:
@@ -161,7 +161,7 @@ _FORMATS = (
 def _paste(frame: av.VideoFrame, layout: Layout, patch: Patch, colour: Colour) -> None:
     _check_place(frame, patch)
     left, top, rgb, alpha = _on_chroma_grid(patch, layout, (frame.width, frame.height))
-    weight = alpha.astype(np.float32) / 255
+    weight = alpha.astype(np.float32) / np.float32(255)
     values = _components(rgb, frame, layout, colour)  # role -> (h, w) float32 code values of the frame's depth
     for channel in layout.channels:
         if channel.role == "A":
@@ -185,7 +185,7 @@ def _check_place(frame: av.VideoFrame, patch: Patch) -> None:
 def _on_chroma_grid(
     patch: Patch, layout: Layout, size: tuple[int, int]
 ) -> tuple[int, int, NDArray[np.float32], NDArray[np.uint8]]:
-    """The patch widened by a chroma sample or more on each side, to whole chroma samples; new left and top, which may be negative.
+    """The patch widened by a chroma sample or more on each side, to whole ones; new left and top, which may be negative.
 
     Alpha is 0 in what was added, but beyond the frame's edge, where it goes on: half a chroma sample there belongs to no pixel.
     """
@@ -207,15 +207,13 @@ def _widen(start: int, length: int, log2: int, limit: int) -> tuple[tuple[int, i
     return (before, after), kept, slice(before - kept[0], before + length + kept[1])
 
 
-def _components(
-    rgb: NDArray[np.float32], frame: av.VideoFrame, layout: Layout, colour: Colour
-) -> dict[str, NDArray[np.float32]]:
+def _components(rgb: NDArray[np.float32], frame: av.VideoFrame, layout: Layout, colour: Colour) -> dict[str, NDArray[np.float32]]:
     """(h, w, 3) RGB 0..255 -> a plane of code values for each component, not yet rounded."""
     if any(channel.role == "R" for channel in layout.channels):
         top = float((1 << layout.depth) - 1)
         return {role: rgb[..., i] * np.float32(top / 255) for i, role in enumerate("RGB")}
     kr, kb = luma_weights(colour, frame.height)
-    y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(colour))
+    y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(frame.format.name, colour))
     r, g, b = (rgb[..., i] / np.float32(255) for i in range(3))
     luma = kr * r + (1 - kr - kb) * g + kb * b
     blue, red = (b - luma) / (2 * (1 - kb)), (r - luma) / (2 * (1 - kr))
@@ -228,15 +226,16 @@ def _components(
 
 def luma_weights(colour: Colour, height: int) -> tuple[float, float]:
     """Kr and Kb of the film's matrix. Raises InputError for a matrix that is not linear in R'G'B'."""
-    name = colour.matrix or ("bt709" if height >= HD_ROWS else "smpte170m")
+    untagged = colour.matrix in ("", "gbr")  # gbr on YUV planes is a slip of the encoder
+    name = ("bt709" if height >= HD_ROWS else "smpte170m") if untagged else colour.matrix
     if name not in LUMA_WEIGHTS:
         raise InputError(f"colour matrix {name} is not supported", "convert the film to bt709 or bt2020nc first")
     return LUMA_WEIGHTS[name]
 
 
-def is_full_range(colour: Colour) -> bool:
-    """Whether black is code value 0. A film without a tag is limited, but for the yuvj formats, whose name says full."""
-    return colour.range == "pc" or colour.pix_fmt.startswith("yuvj")
+def is_full_range(pix_fmt: str, colour: Colour) -> bool:
+    """Whether black is code value 0. Untagged is limited; yuvj says full in its name, and swscale takes every gray as full."""
+    return colour.range == "pc" or pix_fmt.startswith(("yuvj", "gray", "ya"))
 
 
 def _code_values(depth: int, full: bool) -> tuple[float, float, float, float]:
@@ -257,7 +256,7 @@ Site = Literal["first", "middle", "last"]
 
 
 def chroma_sites(colour: Colour) -> tuple[Site, Site]:
-    """Where a chroma sample sits among its luma samples, across and down; without a tag at the left, as in MPEG-2, H.264 and HEVC."""
+    """Where a chroma sample sits among its luma samples, across and down; untagged at the left, as in MPEG-2, H.264, HEVC."""
     location = colour.chroma_location or ("center" if colour.pix_fmt.startswith("yuvj") else "left")
     across: Site = "first" if "left" in location else "middle"
     down: Site = "first" if "top" in location else "last" if "bottom" in location else "middle"
@@ -270,7 +269,7 @@ def _reduce(plane: NDArray[np.float32], log2: int, site: Site) -> NDArray[np.flo
     if cell == 1:
         return plane
     if site == "middle":
-        taps = {k: 1 / cell for k in range(cell)}
+        taps = dict.fromkeys(range(cell), 1 / cell)
     else:
         centre = 0 if site == "first" else cell - 1
         taps = {centre + k: (cell - abs(k)) / cell**2 for k in range(1 - cell, cell)}
@@ -295,10 +294,8 @@ def _samples(frame: av.VideoFrame, channel: Channel, layout: Layout) -> NDArray[
     return view
 
 
-def _blend(
-    samples: NDArray[Any], layout: Layout, value: NDArray[np.float32], share: NDArray[np.float32], x: int, y: int
-) -> None:
-    """samples <- samples (1 - share) + value, where share is not 0. value is already weighted; x and y may lie outside by a cell."""
+def _blend(samples: NDArray[Any], layout: Layout, value: NDArray[np.float32], share: NDArray[np.float32], x: int, y: int) -> None:
+    """samples <- samples (1 - share) + value, where share is not 0; value is weighted already. x, y may lie outside by a cell."""
     height, width = samples.shape
     inside = (
         slice(max(-y, 0), min(value.shape[0], height - y)),

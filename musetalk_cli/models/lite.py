@@ -36,7 +36,11 @@ TOKEN_WIDTH = 384  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
 
-FILES = ("autoencoder.safetensors", "lips.safetensors", "unet.safetensors", "whisper.safetensors")
+AUTOENCODER_FILES = ("autoencoder.safetensors",)
+LIPS_FILES = ("lips.safetensors",)
+UNET_FILES = ("unet-1.safetensors", "unet-2.safetensors")  # two, so that no file of the package passes 16 MB
+WHISPER_FILES = ("whisper.safetensors",)
+FILES = (*AUTOENCODER_FILES, *LIPS_FILES, *UNET_FILES, *WHISPER_FILES)
 CONFIG_FILE = "config.json"
 
 
@@ -54,7 +58,7 @@ class LiteConfig:
     lip_nets: int = 4  # their mean is the answer
     lip_token_width: int = 48
     lip_hidden: int = 128
-    unet_widths: tuple[int, ...] = (96, 160, 256)
+    unet_widths: tuple[int, ...] = (96, 128, 128)
     unet_heads: int = 8
 
 
@@ -192,7 +196,10 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 
 
 class LipUNet(nn.Module):
-    """[masked, reference] latents and lip codes -> the latent of the answer, in one step."""
+    """[masked, reference] latents and lip codes -> the latent of the answer, in one step, painted onto the reference.
+
+    At work the reference is the frame itself, so that whatever the lips do not move stays as it was.
+    """
 
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
@@ -206,7 +213,7 @@ class LipUNet(nn.Module):
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         out: Tensor = self.unet(torch.cat([masked, reference], 1), step, tokens, class_labels=spread, return_dict=False)[0]
-        return out
+        return reference + out
 
 
 def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
@@ -327,8 +334,8 @@ def load_lite(folder: Path, device: torch.device) -> LiteModel:
     check_files(folder)
     config = read_config(folder / CONFIG_FILE)
     autoencoder, lips, unet = Autoencoder(config), LipEncoder(config), LipUNet(config)
-    for net, name in zip((autoencoder, lips, unet), FILES[:3], strict=True):
-        net.load_state_dict({key: value.float() for key, value in load_file(folder / name).items()})
+    for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (unet, UNET_FILES)):
+        net.load_state_dict(_read(folder, names))
         net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     nets = LiteNets(autoencoder, lips, unet, load_lite_whisper(folder).to(device))
     return LiteModel(nets, device, _mel_extractor(), latent_channels=config.latent_channels)
@@ -338,10 +345,9 @@ def load_lite_whisper(folder: Path) -> "WhisperEncoder":
     """whisper-tiny's encoder from float16; its sinusoidal positions are computed, not stored."""
     check_files(folder)
     encoder = make_whisper()
-    stored = {key: value.float() for key, value in load_file(folder / FILES[3]).items()}
-    left_out = encoder.load_state_dict(stored, strict=False)
+    left_out = encoder.load_state_dict(_read(folder, WHISPER_FILES), strict=False)
     if left_out.unexpected_keys or left_out.missing_keys != ["embed_positions.weight"]:
-        raise MissingError(f"{folder / FILES[3]}: not whisper-tiny's encoder", "install the package again")
+        raise MissingError(f"{folder / WHISPER_FILES[0]}: not whisper-tiny's encoder", "install the package again")
     return encoder.eval().requires_grad_(False)
 
 
@@ -364,6 +370,10 @@ def check_files(folder: Path) -> None:
     for name in (CONFIG_FILE, *FILES):
         if not (folder / name).is_file():
             raise MissingError(f"{folder / name}: a file of the embedded model is not there", "install the package again")
+
+
+def _read(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
+    return {key: value.float() for name in names for key, value in load_file(folder / name).items()}
 
 
 def _mel_extractor() -> Any:

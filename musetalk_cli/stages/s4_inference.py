@@ -1,7 +1,7 @@
 """One U-Net step a row. In: Faces, Latents, Speech and the film's clock. Out: Mouths. Knows nothing of pixels.
 
-    frame time t ---- tokens [floor(50 t) - 4, floor(50 t) + 6) of Speech ---- (N, 10, 5, 384) --.
-    masked, reference (N, C, 32, 32) each ------------------------------------------------------- U-Net, timestep 0 -> (N, C, 32, 32)
+frame time t ---- tokens [floor(50 t) - 4, floor(50 t) + 6) of Speech ---- (N, 10, 5, 384) --.
+masked, reference (N, C, 32, 32) each ------------------------------------------------------- U-Net, timestep 0 -> (N, C, 32, 32)
 """
 
 from pathlib import Path

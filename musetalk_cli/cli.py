@@ -1,0 +1,336 @@
+"""The commands: parse, build a config, call one function, print. In: arguments. Out: data on stdout, an exit code.
+
+The only place that exits. Imports nothing heavy at module level, so that `musetalk --help` is instant.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from musetalk_cli import __version__
+from musetalk_cli.config import MaskMode, ModelName
+from musetalk_cli.errors import MissingError, MusetalkError, UsageError
+from musetalk_cli.progress import ProgressMode
+
+app = typer.Typer(
+    name="musetalk",
+    help="Lip-sync for film: give a film a new voice, and its lips follow.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+weights_app = typer.Typer(name="weights", help="Model files: what is here, and getting more.", no_args_is_help=True)
+app.add_typer(weights_app)
+
+
+def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
+    return typer.Option(*names, envvar=f"MUSETALK_{env}" if env else None, help=help, **more)
+
+
+Film = Annotated[Path, typer.Argument(metavar="FILM", help="The film.")]
+Model = Annotated[ModelName, _option("--model", env="MODEL", help="auto: v15 where its weights were pulled, else lite.")]
+Weights = Annotated[Path | None, _option("--weights", env="WEIGHTS", metavar="DIR", help="Folder of pulled weights.")]
+Face = Annotated[str, _option("--face", env="FACE", help="Whom to dub: largest, all, or a picture of the person.")]
+Parsing = Annotated[
+    MaskMode | None, _option("--parsing-mode", env="PARSING_MODE", help="What of the face may change. Default: the model's own.")
+]
+Batch = Annotated[str, _option("--batch-size", env="BATCH_SIZE", metavar="auto|N", help="Faces a step of the network.")]
+Device = Annotated[str, _option("--device", env="DEVICE", metavar="auto|cpu|cuda[:N]", help="Where the network runs.")]
+Codec = Annotated[str, _option("--codec", env="CODEC", help="auto: H.264, or HEVC where the film has more than 8 bits.")]
+Crf = Annotated[float | None, _option("--crf", env="CRF", help="Quality; lower is better. Default: visually lossless.")]
+Preset = Annotated[str, _option("--preset", env="PRESET", help="The encoder's pace.")]
+Chunk = Annotated[
+    float, _option("--chunk", env="CHUNK", min=0.1, metavar="SECONDS", help="Longest piece; memory and lost work follow it.")
+]
+Length = Annotated[
+    Literal["keep", "trim"],
+    _option("--length", env="LENGTH", help="keep: a longer voice goes on after the picture; trim: it does not."),
+]
+Audio = Annotated[
+    list[str], _option("--audio", metavar="[LANG=]PATH", help="The new voice. Repeat for more languages over one analysis.")
+]
+Lang = Annotated[str, _option("--lang", help="Language of the new voice, where --audio does not say it.")]
+Output = Annotated[
+    Path | None,
+    _option(
+        "-o", "--output", metavar="OUT", help="Default: {stem}.{lang}{suffix} beside the film. May hold {lang}, or be a folder."
+    ),
+]
+Overwrite = Annotated[bool, _option("-y", "--overwrite", env="OVERWRITE", help="Replace an output that is there.")]
+Skip = Annotated[bool, _option("-n", "--skip-existing", env="SKIP_EXISTING", help="Leave an output that is there, and succeed.")]
+WorkDir = Annotated[
+    Path | None,
+    _option(
+        "--work-dir", env="WORK_DIR", metavar="DIR", help="Work folder, kept. Default: one in the cache, by the film's content."
+    ),
+]
+Keep = Annotated[bool, _option("--keep", env="KEEP", help="Keep the work folder after delivery: the next language is quicker.")]
+Fresh = Annotated[bool, _option("--fresh", env="FRESH", help="Forget what earlier runs finished.")]
+Progress = Annotated[ProgressMode, _option("--progress", env="PROGRESS", help="What stderr shows; run.jsonl is always written.")]
+Json = Annotated[bool, _option("--json", env="JSON", help="One JSON object on stdout, errors too.")]
+Quiet = Annotated[bool, _option("-q", "--quiet", env="QUIET", help="Errors only.")]
+Verbose = Annotated[bool, _option("-v", "--verbose", env="VERBOSE", help="Every step, and tracebacks.")]
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command; returns its exit code."""
+    try:
+        return int(app(list(arguments), prog_name="musetalk", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return _fail(UsageError(error.message, "see `musetalk --help`"), arguments)
+    except MusetalkError as error:
+        return _fail(error, arguments)
+    except Exception as error:  # noqa: BLE001 the last door before the shell
+        from musetalk_cli.session import fault_of
+
+        return _fail(fault_of(error), arguments)
+
+
+@app.callback()
+def configure(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Lip-sync for film: give a film a new voice, and its lips follow."""
+    if version:
+        typer.echo(f"musetalk {__version__}")
+        raise typer.Exit
+    from musetalk_cli.settings import read_settings, settings_files
+
+    context.default_map = dict(read_settings(settings_files(), _flags(context)))
+
+
+@app.command()
+def dub(
+    film: Film,
+    audio: Audio,
+    output: Output = None,
+    lang: Lang = "",
+    model: Model = "auto",
+    weights: Weights = None,
+    face: Face = "largest",
+    parsing_mode: Parsing = None,
+    length: Length = "keep",
+    codec: Codec = "auto",
+    crf: Crf = None,
+    preset: Preset = "medium",
+    chunk: Chunk = 10.0,
+    device: Device = "auto",
+    batch_size: Batch = "auto",
+    overwrite: Overwrite = False,
+    skip_existing: Skip = False,
+    work_dir: WorkDir = None,
+    keep: Keep = False,
+    fresh: Fresh = False,
+    progress: Progress = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
+    from musetalk_cli.jobs import dub_film, plan_jobs
+    from musetalk_cli.session import Place, Voice
+    from musetalk_cli.settings import Choices
+
+    choices = Choices(model, weights, face, parsing_mode, batch_size, device, codec, crf, preset, chunk, length)
+    jobs = plan_jobs(film, audio, output, lang, overwrite=overwrite, skip_existing=skip_existing)
+    place, voice = Place(work_dir, keep, fresh), Voice(progress, quiet, verbose)
+    done = dub_film(jobs, choices, place, voice, skip_existing=skip_existing)
+    _answer({"outputs": [str(path) for path in done]} if as_json else done)
+
+
+@app.command()
+def inspect(
+    film: Film,
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="Contact sheet. Default: {stem}.faces.png beside the film.")
+    ] = None,
+    face: Face = "largest",
+    weights: Weights = None,
+    chunk: Chunk = 10.0,
+    overwrite: Overwrite = False,
+    work_dir: WorkDir = None,
+    progress: Progress = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Shots and faces of FILM, and a contact sheet. `dub` reuses what it found."""
+    from musetalk_cli.inspection import inspect_film
+    from musetalk_cli.session import Place, Voice
+    from musetalk_cli.settings import Choices
+
+    choices = Choices(weights=weights, face=face, chunk=chunk)
+    found = inspect_film(film, output, choices, Place(work_dir), Voice(progress, quiet, verbose), overwrite=overwrite)
+    _answer(found.as_json() if as_json else found.lines())
+
+
+@app.command()
+def status(
+    film: Film,
+    why: Annotated[bool, _option("--why", help="What a run with these settings would find, and what make again.")] = False,
+    audio: Annotated[Path | None, _option("--audio", metavar="PATH", help="The voice of that run.")] = None,
+    model: Model = "auto",
+    weights: Weights = None,
+    face: Face = "largest",
+    parsing_mode: Parsing = None,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    preset: Preset = "medium",
+    chunk: Chunk = 10.0,
+    work_dir: WorkDir = None,
+    as_json: Json = False,
+) -> None:
+    """Where the work on FILM stands; --why: what would run again."""
+    from musetalk_cli.session import Place
+    from musetalk_cli.settings import Choices
+    from musetalk_cli.standing import standing
+
+    choices = Choices(model, weights, face, parsing_mode, codec=codec, crf=crf, preset=preset, chunk=chunk)
+    found = standing(film, Place(work_dir), choices if why else None, audio)
+    _answer(found.as_json() if as_json else found.lines())
+
+
+@app.command()
+def bench(
+    film: Film,
+    audio: Annotated[Path | None, _option("--audio", metavar="PATH", help="A voice. Default: the film's own sound.")] = None,
+    model: Model = "auto",
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: Batch = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Frames a second of every stage, by dubbing FILM."""
+    from musetalk_cli.bench import bench_film
+    from musetalk_cli.settings import Choices
+
+    found = bench_film(film, audio or film, Choices(model, weights, device=device, batch_size=batch_size), quiet=quiet)
+    _answer(found.as_json() if as_json else found.lines())
+
+
+@app.command()
+def doctor(weights: Weights = None, work_dir: WorkDir = None, as_json: Json = False) -> None:
+    """What is missing, and how to mend it. Exits 4 when something that a dub needs is not there."""
+    from musetalk_cli.doctor import examine
+    from musetalk_cli.weights import folder
+
+    found = examine(folder(weights), work_dir)
+    _answer(found.as_json() if as_json else found.lines())
+    if found.missing:
+        raise typer.Exit(MissingError.exit_code)
+
+
+@weights_app.command("list")
+def weights_list(weights: Weights = None, as_json: Json = False) -> None:
+    """Every file of every set: size, licence, whether it is here."""
+    from musetalk_cli.weights import folder, list_sets
+
+    rows = list_sets(folder(weights))
+    _answer([_row(row) for row in rows] if as_json else _table(rows))
+
+
+@weights_app.command("pull")
+def weights_pull(
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing or face-alignment.")],
+    weights: Weights = None,
+    force: Annotated[bool, _option("--force", help="Replace files that lie there and are not the published ones.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a set, checked by sha256; a stopped pull goes on where it was."""
+    from musetalk_cli.weights import folder, pull
+
+    rows = pull(name, folder(weights), force=force, progress=None if quiet else _pulled)
+    _answer([_row(row) for row in rows] if as_json else folder(weights))
+
+
+@weights_app.command("verify")
+def weights_verify(
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing or face-alignment.")],
+    weights: Weights = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the files of a set with their published sha256. Exits 4 when one is missing or another file."""
+    from musetalk_cli.weights import folder, verify
+
+    rows = verify(name, folder(weights))
+    _answer([_row(row) for row in rows] if as_json else _table(rows))
+    if any(row.state != "present" for row in rows):
+        raise typer.Exit(MissingError.exit_code)
+
+
+@weights_app.command("path")
+def weights_path(weights: Weights = None) -> None:
+    """The folder of pulled weights."""
+    from musetalk_cli.weights import folder
+
+    _answer(folder(weights))
+
+
+def _flags(context: typer.Context) -> dict[str, dict[str, str]]:
+    """{command: {flag: what its function calls it}}"""
+    commands = cast("dict[str, Any]", vars(context.command)["commands"])
+    options = {name: [p for p in command.params if p.param_type_name == "option"] for name, command in commands.items()}
+    return {name: {max(p.opts, key=len).lstrip("-"): p.name for p in params} for name, params in options.items()}
+
+
+def _answer(found: object) -> None:
+    """Lines as they are, anything else as one JSON object, on stdout."""
+    if isinstance(found, (str, Path)):
+        found = [found]
+    if isinstance(found, list) and all(isinstance(line, (str, Path)) for line in found):
+        for line in found:
+            typer.echo(os.fsencode(line))
+    else:
+        typer.echo(json.dumps(found, ensure_ascii=False, default=str))
+
+
+def _fail(error: MusetalkError, arguments: Sequence[str]) -> int:
+    """The thing, the fact, the cure, a line each on stderr; under --json one object on stdout."""
+    if {"-v", "--verbose"} & set(arguments):
+        traceback.print_exception(error)
+    if "--json" in arguments:
+        _answer({"error": {"code": error.code, "message": error.fact, "hint": error.cure}})
+    elif not error.told:
+        thing, _, fact = error.fact.partition(": ") if ": " in error.fact else ("error", "", error.fact)
+        lines = [f"musetalk: {thing}", f"  {fact}", *([f"  {error.cure}"] if error.cure else [])]
+        typer.echo(os.fsencode("\n".join(lines)), err=True)
+    return error.exit_code
+
+
+def _row(row: Any) -> dict[str, object]:
+    """A FileStatus as JSON."""
+    origin = row.file.origin
+    about = {"size": origin.size, "sha256": origin.sha256, "licence": row.file.licence, "from": str(origin)}
+    return {"set": row.set, "path": row.file.path, "state": row.state, "fact": row.fact, **about}
+
+
+def _table(rows: Sequence[Any]) -> list[str]:
+    """FileStatus rows for people."""
+    lines = []
+    for row in rows:
+        size = f"{row.file.origin.size / 1e6:,.1f} MB" if row.file.origin.size else "size unknown"
+        fact = f" ({row.fact})" if row.fact else ""
+        lines.append(f"{row.set:15} {row.file.path:45} {size:>14}  {row.state}{fact}  {row.file.licence}")
+    return lines
+
+
+def _pulled(path: str, done: int, total: int | None) -> None:
+    """One line on stderr, redrawn on a terminal, a new one each 5 % elsewhere."""
+    whole = f" of {total / 1e6:,.0f} MB" if total else ""
+    if sys.stderr.isatty():
+        typer.echo(f"\r{path}: {done / 1e6:,.0f} MB{whole} ", err=True, nl=done == total)

@@ -1,0 +1,403 @@
+"""The picture of a film: exact frames in, exact frames out. In: a file, frame numbers. Out: decoded frames in presentation order,
+RGB arrays, encoded segments. Knows nothing of faces, shots or sound.
+
+One rule holds everywhere: the frames of a film are what a full decode gives, in that order. `scan` makes that list; `read_frames`
+checks every frame that it hands out against it and raises rather than shift by one.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, NoReturn, Self, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from musetalk_cli.config import BlendConfig
+from musetalk_cli.errors import InputError, InternalError, ResourceError, UsageError
+from musetalk_cli.types import Colour, Source
+
+# Files only: a playlist or a reference inside a film must not make us open a network connection.
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# A packet of these is one frame; one that never shows is a lost frame. Others may carry hidden frames (VP8) or none (MPEG-4 N-VOP).
+ONE_FRAME_A_PACKET = {"h264", "hevc", "mpeg1video", "mpeg2video"}
+SEEK_BACK_S = (0, 1, 4, 16, 64, None)  # None: from the very start, which is how the list was made
+SWS_MATRIX = {
+    "bt709": Colorspace.ITU709,
+    "fcc": Colorspace.FCC,
+    "bt470bg": Colorspace.ITU601,
+    "smpte170m": Colorspace.ITU601,
+    "smpte240m": Colorspace.SMPTE240M,
+    "bt2020nc": Colorspace.BT2020,
+}  # matrices that swscale undoes exactly; demux refuses others
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+# Visually lossless: over 45 dB against the decoded film; measured in docs/decisions.md.
+DEFAULT_CRF = {"libx264": 12.0, "libx265": 12.0, "libvpx-vp9": 10.0}
+ENCODER_THREADS = 4  # the bytes of x264 and x265 depend on it; constant, so that a rerun on another machine is bit-identical
+
+
+class Timeline(NamedTuple):
+    """What a full decode shows."""
+
+    pts: NDArray[np.int64]  # (F,) presentation timestamps, ticks of the stream's time base
+    durations: NDArray[np.int64]  # (F,) ticks, 0 where the film gives none
+
+
+def scan(video: Path, watch: Callable[[av.VideoFrame], None]) -> Timeline:
+    """Decode the whole picture once; `watch` sees every frame in presentation order, its pts as in the list.
+
+    Raises InputError, naming the first bad timestamp, where the film is truncated or damaged or its frames have no order in time.
+    """
+    pts: list[int] = []
+    durations: list[int] = []
+    with open_film(video) as film:
+        stream = picture_of(film, video)
+        ticks = _ticks(video) if _has_ticks(film) else None
+        for frame in _shown(film, stream, video, ticks, from_start=True):
+            if frame.pts is None or (pts and frame.pts <= pts[-1]):
+                after = clock(pts[-1] * cast(Fraction, stream.time_base)) if pts else "its start"
+                raise InputError(f"{video.name}: the frame after {after} has no later timestamp", _cure_recode(video))
+            pts.append(frame.pts)
+            durations.append(frame.duration)
+            watch(frame)
+    if not pts or (ticks is not None and len(ticks) != len(pts)):
+        raise InputError(f"{video.name}: {len(pts)} frames of its picture can be decoded", _cure_recode(video))
+    return Timeline(np.array(pts, np.int64), np.array(durations, np.int64))
+
+
+def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[av.VideoFrame]:
+    """Frames [start, stop) of the film in presentation order: native pixel format, `pts` equal to `source.pts`, each checked.
+
+    Decoding begins at the keyframe before `start`, at an earlier one where that one does not lead to it (open GOP, gradual
+    refresh). Raises InputError where the film no longer decodes to the frames that demux found.
+    """
+    if not 0 <= start <= stop <= source.frames:
+        raise InternalError(f"frames [{start}, {stop}) asked of a film of {source.frames}")
+    number = start
+    for back_s in SEEK_BACK_S:
+        for frame in _frames_from(video, source, start, back_s) if number < stop else ():
+            if frame.pts != source.pts[number]:
+                break
+            yield frame
+            number += 1
+            if number == stop:
+                return
+        if number > start:
+            break  # it began well and went wrong: no other keyframe will mend that
+    if number < stop:
+        at = clock(int(source.pts[number]) * source.time_base)
+        raise InputError(
+            f"{video.name}: frame {number} at {at} is not what it was when the film was analysed",
+            "the file changed or is damaged; put it back, or start again with --fresh",
+        )
+
+
+def to_rgb(frame: av.VideoFrame, colour: Colour) -> NDArray[np.uint8]:
+    """Decoded frame -> (H, W, 3) uint8 full-range RGB by the film's own matrix and range; not rotated, its transfer curve kept.
+
+    Untagged: BT.709 for 720 lines and more, else BT.601; limited range. Bicubic chroma, accurate rounding, the same bytes on every
+    machine.
+    """
+    untagged = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+    full = colour.range == "pc" or frame.format.name.startswith("yuvj")
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=SWS_MATRIX.get(colour.matrix, untagged),
+        src_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+        interpolation=Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT,
+        threads=1,
+    )
+    return np.asarray(rgb.to_ndarray(), np.uint8)  # (H, W, 3)
+
+
+class SegmentWriter:
+    """Encodes one shot to one file: a closed GOP, pixel format, size, colour tags and sample aspect ratio as in the source.
+
+    The file is NUT, which holds timestamps in fractions of the source's time base (Matroska would round them to milliseconds),
+    moved as a whole where decoding order asks for it. The same frames give the same bytes on any machine, and all segments of a
+    film the same codec headers, so that remux joins them without encoding again. Use as a context manager; an exception inside
+    leaves an unfinished file behind.
+    """
+
+    def __init__(self, path: Path, source: Source, config: BlendConfig) -> None:
+        self._path, self._source = path, source
+        self._encoder = choose_encoder(source, config)
+        self._config = config
+        self._file = av.open(_url(path), "w", format="nut", options={"fflags": "+bitexact"})
+        self._stream: VideoStream | None = None
+        self.frames = 0
+
+    def write(self, frame: av.VideoFrame) -> None:
+        """Append a frame; its format and size must be the source's, its pts later than the last one's."""
+        found = (frame.format.name, frame.width, frame.height)
+        if found != (self._source.colour.pix_fmt, *self._source.size):
+            raise InternalError(f"{self._path.name}: a frame is {found}, the film {self._source.colour.pix_fmt} {self._source.size}")
+        if self._stream is None:
+            self._stream = self._open_stream(frame)
+        frame.time_base = self._source.time_base
+        frame.pict_type = PictureType.NONE  # else x264 repeats the frame types of the film's own encoder
+        with _writing(self._path):
+            self._file.mux(self._stream.encode(frame))
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and see it on the disk."""
+        if self._stream is None:
+            raise InternalError(f"{self._path.name}: a segment without frames")
+        with _writing(self._path):
+            self._file.mux(self._stream.encode(None))
+            self._file.close()
+            sync_file(self._path)
+
+    def _open_stream(self, first: av.VideoFrame) -> VideoStream:
+        source = self._source
+        options = _encoder_options(self._encoder, self._config, source) | _hdr_options(self._encoder, first)
+        stream = self._file.add_stream(self._encoder, rate=source.fps, options=options)
+        if not isinstance(stream, VideoStream):
+            raise InternalError(f"{self._encoder} is no video encoder")
+        context = stream.codec_context
+        context.width, context.height = source.size
+        context.pix_fmt = source.colour.pix_fmt
+        context.time_base = stream.time_base = source.time_base
+        context.sample_aspect_ratio = source.sar
+        context.thread_count = ENCODER_THREADS
+        return stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def choose_encoder(source: Source, config: BlendConfig) -> str:
+    """The encoder for this film in this container: a name that libav knows. Raises InputError where none keeps the picture as it is."""
+    pix_fmt, (width, height) = source.colour.pix_fmt, source.size
+    layout = av.VideoFormat(pix_fmt, width, height)
+    luma, chroma = layout.components[0], layout.components[-1]
+    cut = (chroma.width < luma.width and width % 2 == 1) or (chroma.height < luma.height and height % 2 == 1)
+    encoder = config.codec
+    if encoder == "auto":
+        deep = max(component.bits for component in layout.components) > 8
+        encoder = "libvpx-vp9" if config.suffix == ".webm" or cut else "libx265" if deep else "libx264"
+    if encoder not in DEFAULT_CRF:
+        raise UsageError(f"there is no encoder {encoder!r}", f"choose one of auto, {', '.join(DEFAULT_CRF)}")
+    if pix_fmt not in {form.name for form in av.Codec(encoder, "w").video_formats or ()}:
+        raise InputError(
+            f"the picture is {pix_fmt}, which {encoder} cannot keep as it is",
+            "convert the film first, for example with ffmpeg -i FILM -pix_fmt yuv420p -crf 8 -c:a copy NEW.mp4",
+        )
+    if cut and encoder != "libvpx-vp9":
+        raise InputError(
+            f"the picture is {width}x{height}: {encoder} cannot keep an odd size in {pix_fmt}",
+            "use --codec libvpx-vp9, or crop the film first: ffmpeg -i FILM -vf crop=trunc(iw/2)*2:trunc(ih/2)*2 NEW.mp4",
+        )
+    if config.suffix == ".avi" and encoder != "libx264":
+        raise InputError(f"AVI cannot hold this picture ({pix_fmt}, {width}x{height})", "choose another container: -o NAME.mp4")
+    return encoder
+
+
+@contextmanager
+def open_film(video: Path) -> Iterator[InputContainer]:
+    """Open a media file for reading, files only; every failure of libav inside the block is an InputError that names the file."""
+    try:
+        with av.open(_url(video), options=OPEN_OPTIONS, metadata_errors="replace") as film:
+            yield film
+    except FileNotFoundError as error:
+        raise InputError(f"{video}: there is no such file", "check the path") from error
+    except av.FFmpegError as error:
+        fact = "is empty" if video.is_file() and video.stat().st_size == 0 else f"cannot be read ({error.strerror})"
+        raise InputError(f"{video.name}: the file {fact}", "give a film or a voice that ffmpeg plays") from error
+
+
+def picture_of(film: InputContainer, video: Path) -> VideoStream:
+    """The film's picture: its first video stream that is neither cover art nor a still. Raises InputError where there is none."""
+    art = Disposition.attached_pic | Disposition.timed_thumbnails
+    for stream in film.streams.video:
+        if not stream.disposition & art:
+            if stream.codec_context is None:
+                raise InputError(f"{video.name}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4")
+            return stream
+    raise InputError(f"{video.name}: there is no picture in it", "give a film; the voice goes with --audio")
+
+
+def clock(seconds: Fraction) -> str:
+    """Seconds as a person reads them in a player: 0:01:02.345."""
+    sign, ms = "-" if seconds < 0 else "", round(abs(seconds) * 1000)
+    return f"{sign}{ms // 3_600_000}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
+
+
+def sync_file(path: Path) -> None:
+    """Make the file's bytes survive a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _frames_from(video: Path, source: Source, start: int, back_s: int | None) -> Iterator[av.VideoFrame]:
+    """Frames from the first one at or after `start` on, decoding from a keyframe at least `back_s` seconds before it."""
+    with open_film(video) as film:
+        stream = cast(VideoStream, film.streams[source.video_stream])
+        ticks = source.pts - _delay(stream) if _has_ticks(film) else None
+        if back_s is not None:
+            stored = (source.pts if ticks is None else ticks)[start]
+            try:
+                film.seek(int(stored) - int(back_s / source.time_base), stream=stream)
+            except av.FFmpegError:
+                return  # no keyframe that far back; the last attempt starts at the film's first packet
+        for frame in _shown(film, stream, video, ticks, from_start=back_s is None):
+            if frame.pts is not None and frame.pts >= source.pts[start]:
+                yield frame
+
+
+def _shown(
+    film: InputContainer, stream: VideoStream, video: Path, ticks: NDArray[np.int64] | None, *, from_start: bool
+) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order with their timestamps in `pts`; after a seek, only those that the keyframe found leads to."""
+    if ticks is None:
+        return _decoded(film, stream, video, from_start=from_start)
+    return _shown_on_ticks(_decoded(film, stream, video, from_start=from_start), ticks, _delay(stream), from_start=from_start)
+
+
+def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_start: bool) -> Iterator[av.VideoFrame]:
+    """Decoder's output, every packet accounted for. Frame `opaque` is the dts of the packet that carried it."""
+    stream.thread_type = "AUTO"  # frame threads; the frames are the same as with one
+    stream.codec_context.copy_opaque = True
+    waiting: set[int] = set()  # pts of packets whose frame has not come yet
+    first: int | None = None  # pts of the first keyframe; what shows before it may lack its references
+    for packet in film.demux(stream):
+        if first is None and packet.size and not packet.is_keyframe:
+            continue
+        if packet.is_corrupt:
+            _damaged(video, stream, packet.pts if packet.pts is not None else packet.dts)
+        if packet.size and not packet.is_discard and packet.pts is not None:
+            first = packet.pts if first is None else first
+            waiting.add(packet.pts)
+        packet.opaque = packet.dts
+        for frame in _decode(stream, packet, video, waiting):
+            waiting.discard(cast(int, frame.pts))
+            if first is None or frame.pts is None or frame.pts >= first or from_start:
+                if frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first):
+                    _damaged(video, stream, frame.pts)
+                yield frame
+    lost = [pts for pts in waiting if first is not None and pts >= first]
+    if lost and stream.codec_context.name in ONE_FRAME_A_PACKET:
+        _damaged(video, stream, min(lost))
+
+
+def _decode(stream: VideoStream, packet: "av.Packet[VideoStream]", video: Path, waiting: set[int]) -> list[av.VideoFrame]:
+    try:
+        return stream.codec_context.decode(packet if packet.size else None)
+    except av.FFmpegError as error:
+        # Threads report an error some packets late; what is still waiting after a drain is what could not be decoded.
+        with suppress(av.FFmpegError):
+            waiting -= {frame.pts for frame in stream.codec_context.decode(None) if frame.pts is not None}
+        _damaged(video, stream, min(waiting, default=packet.dts), error)
+
+
+def _damaged(video: Path, stream: VideoStream, pts: int | None, cause: Exception | None = None) -> NoReturn:
+    at = "an unknown time" if pts is None else clock(pts * cast(Fraction, stream.time_base))
+    raise InputError(f"{video.name}: the picture is damaged or cut off at {at}", _cure_recode(video)) from cause
+
+
+def _cure_recode(video: Path) -> str:
+    return f"get a whole copy, or keep what can be decoded: ffmpeg -i {video.name} -c:a copy -crf 8 NEW.mp4"
+
+
+def _has_ticks(film: InputContainer) -> bool:
+    """AVI has no presentation timestamps: one frame a tick, in decoding order; what libav makes up for them runs backwards."""
+    return film.format.name == "avi"
+
+
+def _ticks(video: Path) -> NDArray[np.int64]:
+    """The ticks of an AVI's frames, ascending. Raises InputError where its index promises more frames than follow."""
+    with open_film(video) as film:
+        stream = picture_of(film, video)
+        ticks = sorted(packet.dts for packet in film.demux(stream) if packet.size and packet.dts is not None)
+        if len(ticks) < stream.frames:
+            _damaged(video, stream, ticks[-1] + 1 if ticks else 0)
+    return np.array(ticks, np.int64)
+
+
+def _delay(stream: VideoStream) -> int:
+    """Ticks between a frame's place in an AVI and its showing: the decoder's reordering."""
+    return stream.codec_context.reorder_depth
+
+
+def _shown_on_ticks(
+    frames: Iterator[av.VideoFrame], ticks: NDArray[np.int64], delay: int, *, from_start: bool
+) -> Iterator[av.VideoFrame]:
+    """Give frames without timestamps the tick of their rank in the film.
+
+    At a keyframe the rank is known: all frames stored before it, plus those stored after it that were shown before it. The first
+    keyframe after a seek is not believed, as the frames shown before it may be missing.
+    """
+    stored: list[int] = []
+    rank = 0 if from_start else -1
+    for frame in frames:
+        own = cast(int, frame.opaque)
+        if rank < 0 and frame.key_frame and stored:
+            rank = int(np.searchsorted(ticks, own)) + sum(other > own for other in stored)
+        stored.append(own)
+        if rank >= 0:
+            frame.pts = int(ticks[rank]) + delay if rank < len(ticks) else None
+            rank += 1
+            yield frame
+
+
+def _encoder_options(encoder: str, config: BlendConfig, source: Source) -> dict[str, str]:
+    """Options by libav's names. Tags that the film lacks stay unset: nothing is guessed into the file."""
+    if config.preset not in PRESETS:
+        raise UsageError(f"there is no preset {config.preset!r}", f"choose one of {', '.join(PRESETS)}")
+    colour = source.colour
+    tags = {
+        "colorspace": colour.matrix,
+        "color_primaries": colour.primaries,
+        "color_trc": colour.transfer,
+        "color_range": colour.range,
+        "chroma_sample_location": colour.chroma_location,
+    }
+    crf = f"{DEFAULT_CRF[encoder] if config.crf is None else config.crf:g}"
+    reorder = {"bf": "0"} if config.suffix == ".avi" else {}  # AVI has no timestamps to show frames by
+    threads = f"pools={ENCODER_THREADS}:frame-threads={ENCODER_THREADS // 2}"
+    own = {
+        "libx264": {"crf": crf, "preset": config.preset, "x264-params": "cpu-independent=1", **reorder},
+        "libx265": {"crf": crf, "preset": config.preset, "x265-params": f"log-level=none:open-gop=0:{threads}"},
+        "libvpx-vp9": {"crf": crf, "b": "0", "deadline": "good", "cpu-used": str(max(8 - PRESETS.index(config.preset), 0)), "row-mt": "0"},
+    }
+    return {key: value for key, value in tags.items() if value} | own[encoder]
+
+
+def _hdr_options(encoder: str, frame: av.VideoFrame) -> dict[str, str]:
+    """HDR10's static metadata, which stands in the frames and would be lost with them."""
+    return {}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(f"{path}: the disk is full", "make room, or choose another --work-dir; the run goes on from here") from error
+        raise
+
+
+def _url(path: Path) -> str:
+    """A name that libav takes for a file, whatever it begins with or holds."""
+    return f"file:{path.absolute()}"

@@ -1,0 +1,124 @@
+"""One run of the command over one film. In: the film and how to tell of it. Out: a Session: locked work folder, journal, signals.
+
+Finds the work folder by the film's content, turns whatever goes wrong into a MusetalkError, and clears up after delivery. Knows
+nothing of stages.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from musetalk_cli.errors import InternalError, MusetalkError, ResourceError, UsageError
+from musetalk_cli.progress import Events, ProgressMode, open_events
+from musetalk_cli.signals import stop_on_signals
+from musetalk_cli.work import DISK_FULL, Work, fingerprint
+
+JOURNAL = "run.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which work folder, and what becomes of it."""
+
+    work_dir: Path | None = None  # None: named by the film's content, in the user's cache
+    keep: bool = False  # after delivery; a work_dir that the user named is always kept
+    fresh: bool = False  # forget what earlier runs finished
+
+    def folder(self, film: Path) -> Path:
+        """Raises InputError where the film cannot be read."""
+        return self.work_dir if self.work_dir is not None else cache_folder() / fingerprint(film)[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How a run speaks on stderr."""
+
+    progress: ProgressMode = "auto"
+    quiet: bool = False  # errors only
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    work: Work
+    events: Events
+    journal: Path
+
+
+@contextmanager
+def open_session(film: Path, place: Place, voice: Voice, *, deliver: bool = True) -> Iterator[Session]:
+    """Hold the film's work folder. Raises RetryableError where another run does, InterruptedRun after a signal.
+
+    deliver: whether the work is done with when the block ends well; then a folder that nobody asked to keep is removed.
+    """
+    folder = place.folder(film)
+    mode: ProgressMode = "none" if voice.quiet else voice.progress
+    with as_faults(), stop_on_signals(quiet=voice.quiet) as stop:
+        _check_ours(folder)
+        with open_events(folder / JOURNAL, mode, verbose=voice.verbose) as events, Work.open(folder, events, stop) as work:
+            if place.fresh:
+                _forget(folder)
+            with _told_to(events):
+                yield Session(work, events, folder / JOURNAL)
+            if deliver and not place.keep and place.work_dir is None:
+                shutil.rmtree(folder, ignore_errors=True)  # with the lock, which this process holds until it closes it
+
+
+def cache_folder() -> Path:
+    """`musetalk` in $XDG_CACHE_HOME or the system's own place for such things."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("musetalk")
+
+
+@contextmanager
+def as_faults() -> Iterator[None]:
+    """Every error leaves as a MusetalkError."""
+    try:
+        yield
+    except MusetalkError:
+        raise
+    except Exception as error:
+        raise fault_of(error) from error
+
+
+def fault_of(error: Exception) -> MusetalkError:
+    """What a foreign error means to a user."""
+    if isinstance(error, MemoryError):
+        return ResourceError("out of memory", "close other programs, or choose a smaller --chunk or --batch-size")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        where = error.filename or "the disk"
+        return ResourceError(f"{where}: the disk is full", "free some space; what is finished is kept")
+    return InternalError(f"{type(error).__name__}: {error}", "run it again with -v and report what it prints")
+
+
+@contextmanager
+def _told_to(events: Events) -> Iterator[None]:
+    try:
+        with as_faults():
+            yield
+    except MusetalkError as error:
+        with suppress(OSError):  # a full disk takes no line about itself
+            events.emit("error", code=error.code, message=error.fact, hint=error.cure)
+            error.told = events.shows_errors
+        raise
+
+
+def _check_ours(folder: Path) -> None:
+    """A run clears away in its work folder, so a folder that holds anything else is not taken for one."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}", "choose another --work-dir") from error
+    if names and JOURNAL not in names:
+        raise UsageError(f"{folder}: not empty, and not a work folder", "choose an empty or a new folder for --work-dir")
+
+
+def _forget(folder: Path) -> None:
+    """Every result; the lock and the journal stay."""
+    for path in folder.glob("*/*/result.json"):
+        shutil.rmtree(path.parent)

@@ -1,0 +1,169 @@
+"""From what the user chose to what the stages take. In: flags and musetalk.toml. Out: DubConfig, Runtime, defaults of flags.
+
+Flags win over MUSETALK_*, those over ./musetalk.toml, that over musetalk.toml in the user's config folder. Knows no stages.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from musetalk_cli import __version__, weights
+from musetalk_cli.config import (
+    BlendConfig,
+    DemuxConfig,
+    DubConfig,
+    FacesConfig,
+    MaskConfig,
+    MaskMode,
+    ModelConfig,
+    ModelName,
+    RemuxConfig,
+    Runtime,
+)
+from musetalk_cli.errors import InputError, MissingError, UsageError
+from musetalk_cli.types import DubJob
+from musetalk_cli.work import sha256_of
+
+FILE_NAME = "musetalk.toml"
+LITE_NOTICE = "model lite, which came along: for trial and preview"
+LITE_CURE = "`musetalk weights pull v15` gets the published weights for release work"
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The flags of `dub` that shape the picture and the pace, as the user gave them."""
+
+    model: ModelName = "auto"
+    weights: Path | None = None
+    face: str = "largest"
+    parsing_mode: MaskMode | None = None  # None: the model's own
+    batch_size: str = "auto"
+    device: str = "auto"
+    codec: str = "auto"
+    crf: float | None = None
+    preset: str = "medium"
+    chunk: float = 10.0
+    length: Literal["keep", "trim"] = "keep"
+
+
+def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
+    """Every knob of the stages. Raises MissingError where the model that was asked for is not there."""
+    root = weights.folder(choices.weights)
+    model = choose_model(choices.model, root, runtime.device)
+    parsing = weights.fingerprint("parsing", root) if weights.complete("parsing", root) else ()
+    first_version = model.name == "v1"  # differs from v15 as the released scripts do
+    return DubConfig(
+        demux=DemuxConfig(chunk=Fraction(str(choices.chunk))),
+        faces=FacesConfig(
+            choose=choices.face,
+            choose_sha256=_portrait_sha256(choices.face),
+            analyser="face-alignment" if weights.complete("face-alignment", root) else "embedded",
+            margin=0 if first_version else 10,
+        ),
+        model=model,
+        masks=MaskConfig(
+            mode=choices.parsing_mode or ("raw" if first_version else "jaw"),
+            parser="bisenet" if parsing else "landmarks",
+            weights=parsing,
+            cheek=80 if first_version else 90,
+        ),
+        blend=BlendConfig(codec=choices.codec, crf=choices.crf, preset=choices.preset),
+        remux=RemuxConfig(length=choices.length),
+    )
+
+
+def for_job(config: DubConfig, job: DubJob) -> DubConfig:
+    """The same work towards this job's output: its language, its container, and the notice that it was altered."""
+    suffix = job.output.suffix.lower()
+    notice = f"The lips in this film were altered by musetalk {__version__} (model {config.model.name}) to fit another voice."
+    remux = replace(config.remux, language=job.language, suffix=suffix, notice=notice)
+    return replace(config, blend=replace(config.blend, suffix=suffix), remux=remux)
+
+
+def choose_model(name: ModelName, root: Path, device: str) -> ModelConfig:
+    """auto: v15 where its files are all there, else lite. Raises MissingError for a published model whose files are not."""
+    if name == "auto":
+        name = "v15" if weights.complete("v15", root) else "lite"
+    precision: Literal["fp32", "fp16"] = "fp16" if device.startswith("cuda") else "fp32"
+    if name == "lite":
+        folder = weights.embedded_lite()
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+        return ModelConfig("lite", tuple((path.name, sha256_of(path)) for path in files), precision)
+    return ModelConfig(name, weights.fingerprint(name, root), precision)
+
+
+def choose_runtime(choices: Choices) -> Runtime:
+    """Where and how fast. Imports torch to see what devices there are."""
+    return Runtime(choose_device(choices.device), _batch_size(choices.batch_size), weights=choices.weights)
+
+
+def choose_device(name: str) -> str:
+    """auto: the first CUDA device, else the CPU. Raises MissingError for a CUDA device that is not there."""
+    if name == "cpu":
+        return name
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UsageError(f"--device {name}: no such device", "choose auto, cpu, cuda or cuda:N")
+    if int(number or 0) >= torch.cuda.device_count():
+        fact = f"{name}: torch sees {torch.cuda.device_count()} CUDA devices"
+        raise MissingError(fact, "choose --device cpu, or see `musetalk doctor`")
+    return name
+
+
+def _batch_size(text: str) -> int:
+    if text == "auto":
+        return 0
+    if not text.isdigit() or int(text) == 0:
+        raise UsageError(f"--batch-size {text}: not a number of faces", "choose auto, or 1 and more")
+    return int(text)
+
+
+def _portrait_sha256(face: str) -> str:
+    if face in ("largest", "all"):
+        return ""
+    try:
+        return sha256_of(Path(face))
+    except OSError as error:
+        raise InputError(f"--face {face}: {error.strerror}", "choose largest, all, or a picture of the person to dub") from error
+
+
+def read_settings(files: Sequence[Path], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
+    """{command: {parameter: value}} of the files that exist, a later one over an earlier one.
+
+    known: {command: {flag: parameter}}. Raises UsageError for a table or key that is not there, so that a typing error does not
+    go unnoticed.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for path in files:
+        for command, table in _read_toml(path).items():
+            if not isinstance(table, dict) or command not in known:
+                raise UsageError(f"{path}: [{command}]: no such table", f"choose from {', '.join(known)}")
+            for key, value in table.items():
+                flag = key.replace("_", "-")
+                if flag not in known[command]:
+                    raise UsageError(f"{path}: {command}.{key}: no such setting", f"see `musetalk {command} --help`")
+                merged.setdefault(command, {})[known[command][flag]] = value
+    return merged
+
+
+def settings_files() -> list[Path]:
+    """The user's file, then the project's."""
+    from platformdirs import user_config_path
+
+    return [user_config_path("musetalk") / FILE_NAME, Path(FILE_NAME)]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: {error}", "mend the file or move it away") from error

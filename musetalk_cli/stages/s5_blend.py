@@ -1,0 +1,208 @@
+"""Mouths back onto frames. In: the film, Faces, Masks, Mouths. Out: Segment. Knows nothing of audio.
+
+    Mouths -- decode (thread) -- crop (256, 256, 3) -- the film's colour -- the box's size --.
+    Masks ---------------------------------------------------------------------- alpha ------ composite -- encode (thread) --.
+    film -- read_frames (thread) -- frame, native pixel format ------------------------------'                            Segment
+
+Three threads and bounded queues: decoding, computing and encoding overlap, and no more than a few frames are in memory.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from musetalk_cli.config import BlendConfig, ModelConfig, Runtime
+from musetalk_cli.crop import crop_face
+from musetalk_cli.errors import InternalError, ResourceError
+from musetalk_cli.media.planes import Patch, composite
+from musetalk_cli.media.video import SegmentWriter, read_frames, to_rgb
+from musetalk_cli.models import free_batch, load_family
+from musetalk_cli.types import Faces, Masks, Mouths, Segment, Source
+from musetalk_cli.work import stage
+
+T = TypeVar("T")
+FRAMES_AHEAD = 4  # decoded but not yet blended, and likewise blended but not yet encoded
+TINT_CELLS = 32  # side of the grid on which colour is compared: 8 pixels of the crop a cell
+TINT_SIGMA = 4.0  # cells; smoother than any feature of a face, so that only light and skin tone pass
+TINT_OUTLIER = 12.0  # code values; a cell that differs by more shows something else, not another tint
+TINT_MEMORY = 12  # faces over which the tint is averaged
+TINT_DOUBT = 0.02  # weight of the belief that there is no tint, where all cells are outliers
+
+
+@stage(version=1)
+def blend(
+    video: Path,
+    source: Source,
+    faces: Faces,
+    masks: Masks,
+    mouths: Mouths,
+    model: ModelConfig,
+    *,
+    config: BlendConfig,
+    runtime: Runtime,
+    out: Path,
+) -> Segment:
+    """Every frame of the shot, encoded once; a frame without a row as it was decoded, several faces in the order of their rows.
+
+    Pixels whose alpha is 0 go to the encoder bit for bit as decoded. Raises the first error of any of its threads; ResourceError
+    where one mouth does not fit in the device's memory. Source: paper section 3.3, spec 4.1 and 4.5.
+    """
+    _check_rows(faces, masks, mouths)
+    path = out / "segment.nut"
+    with (
+        _ahead(read_frames(video, source, faces.shot.start, faces.shot.stop), FRAMES_AHEAD) as frames,
+        _ahead(_decoded(mouths.latents, model, runtime), FRAMES_AHEAD) as crops,
+        SegmentWriter(path, source, config) as writer,
+    ):
+        written = _write(writer, _blended(frames, crops, source, faces, masks))
+    if written != faces.shot.frames:
+        raise InternalError(f"{video.name}: {written} frames came of {faces.shot}, should be {faces.shot.frames}")
+    return Segment(path, faces.shot, written)
+
+
+def _check_rows(faces: Faces, masks: Masks, mouths: Mouths) -> None:
+    rows = {"faces": faces.rows, "masks": len(masks.alpha), "mouths": len(mouths.latents)}
+    if len(set(rows.values())) > 1:
+        raise InternalError(f"{faces.shot}: rows should be equal, are {rows}")
+
+
+def _decoded(latents: NDArray[np.float16], model: ModelConfig, runtime: Runtime) -> Iterator[NDArray[np.uint8]]:
+    """(N, C, 32, 32) -> N crops (256, 256, 3) RGB, one by one, decoded in batches; no row, no model."""
+    if len(latents) == 0:
+        return
+    family = load_family(model, runtime)
+    start, size = 0, runtime.batch_size or free_batch(runtime)
+    while start < len(latents):
+        try:
+            crops = family.decode(latents[start : start + size])
+        except MemoryError as error:
+            if size == 1:
+                raise ResourceError(f"{runtime.device}: out of memory for a single mouth", "choose --device cpu") from error
+            size //= 2
+            continue
+        start += size
+        yield from crops
+
+
+def _blended(
+    frames: Iterator[av.VideoFrame], crops: Iterator[NDArray[np.uint8]], source: Source, faces: Faces, masks: Masks
+) -> Iterator[av.VideoFrame]:
+    tints: dict[int, Tint] = {}
+    row = 0
+    for number, frame in enumerate(frames, faces.shot.start):
+        patches = []
+        if row < faces.rows and faces.frame[row] == number:
+            rgb = to_rgb(frame, source.colour)
+        while row < faces.rows and faces.frame[row] == number:
+            tint = tints.setdefault(int(faces.track[row]), Tint())
+            patches.append(_patch(next(crops), rgb, faces, masks, row, tint))
+            row += 1
+        yield composite(frame, patches, source.colour)
+
+
+def _patch(crop: NDArray[np.uint8], rgb: NDArray[np.uint8], faces: Faces, masks: Masks, row: int, tint: "Tint") -> Patch:
+    """The generated crop in the film's colour, as large as the box, with its alpha; of it the rows that show."""
+    x1, y1, x2, y2 = (int(v) for v in faces.box[row])
+    field = tint.seen(crop_face(rgb, faces.box[row]), crop, _mouth_cells(faces.landmarks[row], faces.box[row]))
+    alpha = alpha_over_box(masks.alpha[row], masks.square[row], faces.box[row])
+    shown = np.flatnonzero(alpha.any(axis=1))
+    rows = slice(int(shown[0]), int(shown[-1]) + 1) if len(shown) else slice(0, 1)
+    size = (x2 - x1, y2 - y1)
+    # Lanczos both ways: over 21 sizes of seven faces a crop comes back 0.3 to 7 dB nearer than with bilinear (mean 3.1) or area
+    large = cv2.resize(crop.astype(np.float32), size, interpolation=cv2.INTER_LANCZOS4)
+    patch = large[rows] + cv2.resize(field, size, interpolation=cv2.INTER_LINEAR)[rows]
+    return Patch(np.clip(patch, 0, 255), alpha[rows], x1, y1 + rows.start)
+
+
+def alpha_over_box(alpha: NDArray[np.uint8], square: NDArray[np.integer], box: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """(S, S) weights over the square -> (h, w) over the box, a weight for each source pixel."""
+    side = int(square[2] - square[0])
+    shrinks = side < len(alpha)
+    whole = cv2.resize(alpha, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    x1, y1, x2, y2 = (int(v) for v in box - np.tile(square[:2], 2))
+    return np.ascontiguousarray(whole[y1:y2, x1:x2])
+
+
+class Tint:
+    """How far a track's generated crops are from the film's colour, at low frequency, steady over time.
+
+    An autoencoder shifts colour a little, differently from place to place. Where film and crop show the same thing (all but the
+    mouth and what moves with it) their difference is that shift; it is carried smoothly into the mouth. Nothing is corrected
+    where the crop is perfect. Only the past is averaged: the shift belongs to the network and the face, and changes slowly.
+    """
+
+    def __init__(self) -> None:
+        self._sum = np.zeros((TINT_CELLS, TINT_CELLS, 3), np.float32)
+        self._weight = np.zeros((TINT_CELLS, TINT_CELLS), np.float32)
+
+    def seen(self, film: NDArray[np.uint8], crop: NDArray[np.uint8], mouth: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """film, crop: (256, 256, 3) RGB of one face; mouth: (32, 32) cells to leave out -> (32, 32, 3) to add to the crop."""
+        difference = _cells(film) - _cells(crop)
+        outlying = np.abs(difference).max(axis=2) / TINT_OUTLIER
+        weight = np.exp(-0.5 * outlying**2) * ~mouth
+        keep = np.float32(1 - 1 / TINT_MEMORY)
+        self._sum = self._sum * keep + _smooth(difference * weight[..., None])
+        self._weight = self._weight * keep + _smooth(weight)
+        field: NDArray[np.float32] = self._sum / (self._weight + np.float32(TINT_DOUBT))[..., None]
+        return field
+
+
+def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(rgb.astype(np.float32), (TINT_CELLS, TINT_CELLS), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _smooth(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(cells, (0, 0), TINT_SIGMA, borderType=cv2.BORDER_CONSTANT), np.float32)
+
+
+def _mouth_cells(landmarks: NDArray[np.floating], box: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(32, 32) cells of the crop that speech moves: an ellipse from the nose to below the chin, 1.2 mouth widths wide."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    scale = np.array([TINT_CELLS / (x2 - x1), TINT_CELLS / (y2 - y1)])
+    points = (landmarks - np.array([x1, y1])) * scale
+    top, bottom = points[33, 1], points[8, 1]
+    centre = np.array([points[48:60, 0].mean(), (top + bottom) / 2])
+    radii = np.array([1.2 * np.ptp(points[48:60, 0]) / 2, 1.1 * abs(bottom - top) / 2]) + 1
+    ys, xs = np.mgrid[:TINT_CELLS, :TINT_CELLS] + 0.5
+    inside: NDArray[np.bool_] = ((xs - centre[0]) / radii[0]) ** 2 + ((ys - centre[1]) / radii[1]) ** 2 < 1
+    return inside
+
+
+def _write(writer: SegmentWriter, frames: Iterable[av.VideoFrame]) -> int:
+    """Encode in a thread, `FRAMES_AHEAD` behind; how many were written. Raises the encoder's first error."""
+    written = 0
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as encoder:
+        for frame in frames:
+            waiting.append(encoder.submit(writer.write, frame))
+            if len(waiting) > FRAMES_AHEAD:
+                waiting.popleft().result()
+            written += 1
+        for write in waiting:
+            write.result()
+    return written
+
+
+@contextmanager
+def _ahead(items: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
+    """The same items, made by a thread up to `depth` ahead; an error in it is raised where its item would have come."""
+    with ThreadPoolExecutor(1) as maker:
+        try:
+            yield _taken(items, depth, maker)
+        finally:
+            maker.shutdown(cancel_futures=True)
+
+
+def _taken(items: Iterator[T], depth: int, maker: ThreadPoolExecutor) -> Iterator[T]:
+    waiting = deque(maker.submit(next, items, None) for _ in range(depth))
+    while (item := waiting.popleft().result()) is not None:
+        yield item
+        waiting.append(maker.submit(next, items, None))

@@ -1,0 +1,248 @@
+"""Faces over time. In: what was seen in each frame of a shot. Out: persons, their landmarks without jitter, and who is dubbed.
+
+Pure rules over records; knows nothing of films, files or models.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+SAME_PLACE_IOU = 0.2  # of boxes in neighbouring frames; a head of 100 px may move 65 px in a frame
+CUT_STEP = 0.35  # of the face's size: more in one frame is a cut that nobody noticed, not a movement
+SURE_ROWS, SURE_SCORE = 5, 0.8  # a track of fewer frames must be surer than this, else the detector saw a face in a curtain
+
+
+class Sighting(NamedTuple):
+    """One face in one frame."""
+
+    frame: int
+    box: NDArray[np.float32]  # (4,) x1 y1 x2 y2, source pixels, the detector's
+    score: float
+    landmarks: NDArray[np.float32] | None = None  # (68, 2) source pixels; None: too small, or turned from the landmarker
+    identity: NDArray[np.float32] | None = None  # (128,) of length 1, now and then
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """The same face through a shot: one sighting a frame at most, in order of frames."""
+
+    sightings: tuple[Sighting, ...]
+    frames: NDArray[np.int64] = field(init=False)  # (K,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", np.array([seen.frame for seen in self.sightings], np.int64))
+
+    @property
+    def score(self) -> float:
+        return float(np.median([seen.score for seen in self.sightings]))
+
+    @property
+    def size_px(self) -> tuple[float, float]:
+        """Width and height of the detector's box, median over frames."""
+        boxes = np.array([seen.box for seen in self.sightings])
+        width, height = np.median(boxes[:, 2:] - boxes[:, :2], axis=0)
+        return float(width), float(height)
+
+    @property
+    def weight(self) -> float:
+        """Pixels of usable face over the shot: median area times frames with landmarks."""
+        return self.size_px[0] * self.size_px[1] * sum(seen.landmarks is not None for seen in self.sightings)
+
+    @property
+    def identity(self) -> NDArray[np.float32] | None:
+        """(128,) of length 1: the median over frames, so that one blurred frame says little; None where none was taken."""
+        seen = [sighting.identity for sighting in self.sightings if sighting.identity is not None]
+        if not seen:
+            return None
+        middle = np.median(seen, axis=0)
+        return np.asarray(middle / max(float(np.linalg.norm(middle)), 1e-9), np.float32)
+
+    @property
+    def landmarks(self) -> NDArray[np.float32]:
+        """(K, 68, 2); of a person whose every sighting has them."""
+        return np.array([seen.landmarks for seen in self.sightings], np.float32).reshape(-1, 68, 2)
+
+
+def follow(shot: Iterable[Sequence[Sighting]], *, bridge: int, similarity: float) -> list[Person]:
+    """Sightings of each frame -> persons, in order of appearance, then from left to right.
+
+    bridge: frames that a face may be missing and keep its name by its place alone. similarity: cosine of identities from which on
+    two tracks that never meet in a frame are one person: someone who leaves and returns, or whom a whip pan tore in two.
+    """
+    tracks: list[list[Sighting]] = []
+    for sightings in shot:
+        live = [track for track in tracks if sightings and sightings[0].frame - track[-1].frame <= bridge + 1]
+        pairs = paired(np.array([track[-1].box for track in live]), np.array([seen.box for seen in sightings]), SAME_PLACE_IOU)
+        known = {new: live[old] for old, new in pairs}
+        for i, seen in enumerate(sightings):
+            if i in known:
+                known[i].append(seen)
+            else:
+                tracks.append([seen])
+    persons = _rejoined([Person(tuple(track)) for track in tracks], similarity)
+    return sorted(persons, key=lambda person: (person.sightings[0].frame, float(person.sightings[0].box[0])))
+
+
+def paired(old: NDArray[np.floating], new: NDArray[np.floating], min_iou: float) -> list[tuple[int, int]]:
+    """(N, 4) and (M, 4) boxes -> index pairs of the assignment with the largest sum of IoU, none below min_iou."""
+    if not len(old) or not len(new):
+        return []
+    overlap = np.array([[iou(a, b) for b in new] for a in old])
+    rows, columns = linear_sum_assignment(np.where(overlap >= min_iou, overlap, 0.0), maximize=True)
+    return [(int(i), int(k)) for i, k in zip(rows, columns, strict=True) if overlap[i, k] >= min_iou]
+
+
+def iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
+    """Shared area of two boxes x1 y1 x2 y2 over the area of both."""
+    shared = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None)
+    both = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(shared)
+    return float(np.prod(shared) / max(float(both), 1e-9))
+
+
+def around(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(68, 2) -> the smallest box x1 y1 x2 y2 that holds them."""
+    return np.concatenate([landmarks.min(0), landmarks.max(0)]).astype(np.float32)
+
+
+def _rejoined(persons: list[Person], similarity: float) -> list[Person]:
+    """The most similar pair that never meets becomes one, until no pair is similar enough."""
+    while True:
+        pairs = [(_likeness(a, b), i, k) for i, a in enumerate(persons) for k, b in enumerate(persons[:i])]
+        best = max(pairs, default=(-1.0, 0, 0), key=lambda pair: pair[0])
+        if best[0] < similarity:
+            return persons
+        first, second = persons[best[2]], persons[best[1]]
+        whole = Person(tuple(sorted(first.sightings + second.sightings, key=lambda seen: seen.frame)))
+        persons = [person for person in persons if person is not first and person is not second] + [whole]
+
+
+def _likeness(a: Person, b: Person) -> float:
+    if a.identity is None or b.identity is None or meet(a, b):
+        return -1.0
+    return float(a.identity @ b.identity)
+
+
+def meet(a: Person, b: Person) -> bool:
+    """Whether two persons are ever in one frame."""
+    return bool(np.isin(a.frames, b.frames, assume_unique=True).any())
+
+
+def filled(person: Person, bridge: int) -> Person:
+    """Landmarks for frames where the detector sees the face and the landmarker does not, in gaps of up to `bridge` frames.
+
+    Linear between the neighbours. A frame in which nothing was detected stays without a row; what cannot be filled is left out.
+    """
+    known = [seen for seen in person.sightings if seen.landmarks is not None]
+    complete: list[Sighting] = []
+    for seen in person.sightings:
+        if seen.landmarks is not None:
+            complete.append(seen)
+            continue
+        before = next((other for other in reversed(known) if other.frame < seen.frame), None)
+        after = next((other for other in known if other.frame > seen.frame), None)
+        if before is not None and after is not None and after.frame - before.frame <= bridge + 1:
+            complete.append(seen._replace(landmarks=_between(before, after, seen.frame)))
+    return Person(tuple(complete))
+
+
+def _between(before: Sighting, after: Sighting, frame: int) -> NDArray[np.float32]:
+    share = np.float32((frame - before.frame) / (after.frame - before.frame))
+    assert before.landmarks is not None and after.landmarks is not None
+    return np.asarray(before.landmarks * (1 - share) + after.landmarks * share, np.float32)
+
+
+def smoothed(frames: NDArray[np.integer], landmarks: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """(K, 68, 2) landmarks of ascending frames -> the same without jitter: a Gaussian of sigma frames that looks both ways.
+
+    Nothing is mixed over a missing frame, or over a step of CUT_STEP of the face's size. At the ends of a run the landmarks go on
+    mirrored in the last point, so that steady movement comes out as it went in: no lag, no pull towards the middle.
+    """
+    if sigma <= 0 or not len(frames):
+        return landmarks
+    steps = np.linalg.norm(np.diff(landmarks, axis=0), axis=2).mean(1)  # (K - 1,)
+    sizes = np.ptp(landmarks, axis=1).max(1)  # (K,)
+    breaks = np.flatnonzero((np.diff(frames) != 1) | (steps > CUT_STEP * sizes[1:])) + 1
+    runs = [_gaussian(run, sigma) for run in np.split(landmarks, breaks)]
+    return np.concatenate(runs).astype(np.float32)
+
+
+def _gaussian(run: NDArray[np.float32], sigma: float) -> NDArray[np.float64]:
+    reach = ceil(3 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(run.astype(np.float64), ((reach, reach), (0, 0), (0, 0)), mode="reflect", reflect_type="odd")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(weights), axis=0)  # (K, 68, 2, 2 * reach + 1)
+    return np.asarray(windows @ (weights / weights.sum()), np.float64)
+
+
+class Verdict(NamedTuple):
+    """Whether a person is dubbed, and why in a few words."""
+
+    chosen: bool
+    why: str
+    similarity: float | None = None  # cosine to the picture, where one was given
+
+
+def judged(persons: Sequence[Person], *, min_face: int, choose: Callable[[Sequence[Person]], list[Verdict]]) -> list[Verdict]:
+    """A verdict for each person: `choose` decides among those that are real, large enough and seen by the landmarker."""
+    verdicts = [_unfit(person, min_face) for person in persons]
+    fit = [i for i, verdict in enumerate(verdicts) if verdict is None]
+    chosen = dict(zip(fit, choose([persons[i] for i in fit]), strict=True))
+    return [verdict or chosen[i] for i, verdict in enumerate(verdicts)]
+
+
+def _unfit(person: Person, min_face: int) -> Verdict | None:
+    rows = len(person.sightings)
+    if rows < SURE_ROWS and person.score < SURE_SCORE:
+        return Verdict(False, f"seen for {rows} frames only, score {person.score:.2f}: hardly a face")
+    if person.size_px[0] < min_face:
+        return Verdict(False, f"too small: {person.size_px[0]:.0f} px wide, needs {min_face}")
+    if all(seen.landmarks is None for seen in person.sightings):
+        return Verdict(False, "no landmarks found: turned away or hidden")
+    return None
+
+
+def choose_all(persons: Sequence[Person]) -> list[Verdict]:
+    """Everyone."""
+    return [Verdict(True, "every face") for _ in persons]
+
+
+def choose_largest(persons: Sequence[Person]) -> list[Verdict]:
+    """The person with the most pixels of face over the shot, and then who is never in a frame with one already chosen.
+
+    One mouth a frame at most, whole persons only, so that nothing flickers; and where a cut went unnoticed, the face after it is
+    still dubbed.
+    """
+    weights = [person.weight for person in persons]
+    apart = _never_together(persons, weights)
+    yes = ["largest face" if weight == max(weights) else "only face while the largest is away" for weight in weights]
+    return [Verdict(i in apart, yes[i] if i in apart else "in the picture with a larger face") for i in range(len(persons))]
+
+
+def choose_like(picture: NDArray[np.float32], similarity: float, name: str) -> Callable[[Sequence[Person]], list[Verdict]]:
+    """Who looks like the picture, whose identity is (128,) of length 1; of two that are in one frame, the more similar."""
+
+    def choose(persons: Sequence[Person]) -> list[Verdict]:
+        found = [-1.0 if person.identity is None else float(person.identity @ picture) for person in persons]
+        alike = [i for i, value in enumerate(found) if value >= similarity]
+        apart = {alike[i] for i in _never_together([persons[i] for i in alike], [found[i] for i in alike])}
+        no = [
+            f"in the picture with one more like {name}" if i in alike else f"not the person in {name}"
+            for i in range(len(persons))
+        ]
+        return [Verdict(i in apart, f"like {name}" if i in apart else no[i], found[i]) for i in range(len(persons))]
+
+    return choose
+
+
+def _never_together(persons: Sequence[Person], value: Sequence[float]) -> set[int]:
+    """The most valuable person, the next that is in no frame with him, and so on."""
+    taken: list[int] = []
+    for i in sorted(range(len(persons)), key=lambda i: -value[i]):
+        if not any(meet(persons[i], persons[other]) for other in taken):
+            taken.append(i)
+    return set(taken)

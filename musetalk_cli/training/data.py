@@ -1,0 +1,182 @@
+"""Prepared clips as training sees them. In: a data folder. Out: crops, latents, lip codes and pairs of frames, drawn at random.
+
+    68 landmarks -> mouth in the face's own frame -> opening + 7 shape numbers      lip codes
+    frame -> another frame of like pose and unlike mouth                            Informative Frame Sampling
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musetalk_cli.training.prepare import PreparedClip, crops_of, read_prepared, runs
+
+RIGID = np.array([27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45])  # points that speech does not move
+MOUTH = np.arange(48, 68)
+MIRRORED = np.array([6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17])  # of MOUTH
+INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
+JAW = np.arange(0, 17)
+INNER_LIPS = np.arange(60, 68)
+SHAPES = 7
+CODE_SIZE = 1 + SHAPES
+CODE_LIMIT = 4.0
+IFS_SHARE = 0.5  # of the frames of a clip, by pose and by mouth
+NEIGHBOUR_SHARE = 0.15  # of references taken from next door: at work the reference is the frame itself
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBasis:
+    """How landmarks become lip codes; fitted on the training clips once."""
+
+    template: NDArray[np.float32]  # (68, 2) mean face, eyes one apart
+    slope: NDArray[np.float32]  # (42,) mouth shape for one unit of opening
+    shapes: NDArray[np.float32]  # (SHAPES, 42) principal components of what the opening leaves over
+    spread: NDArray[np.float32]  # (CODE_SIZE,) standard deviations; codes are in these units
+
+
+def read_clips(folders: list[Path]) -> Iterator[tuple[Path, PreparedClip]]:
+    for folder in folders:
+        for path in sorted(folder.glob("*.npz")):
+            if not path.name.startswith("part."):
+                yield path, read_prepared(path)
+
+
+def fit_basis(landmarks: list[NDArray[np.float32]]) -> CodeBasis:
+    """The basis of many clips: (F, 68, 2) each, NaN where there is no face."""
+    faces = [clip[~np.isnan(clip[:, 0, 0])] for clip in landmarks]
+    template = _mean_face(faces)
+    mouths = [mouth_shapes(face, template) for face in faces]
+    opened = [openings(face, template) for face in faces]
+    x, y = np.concatenate(opened), np.concatenate([mouth - np.median(mouth, 0) for mouth in mouths])
+    centred = np.concatenate([clip - np.median(clip) for clip in opened])
+    slope = (centred @ y) / (centred @ centred)
+    left = y - centred[:, None] * slope
+    left *= np.minimum(1, 0.3 / np.maximum(np.linalg.norm(left, axis=1), 1e-6))[:, None]
+    _, _, rows = np.linalg.svd(left[:: max(len(left) // 20000, 1)], full_matrices=False)
+    shapes = rows[:SHAPES]
+    spread = np.concatenate([[x.std()], (left @ shapes.T).std(0)])
+    return CodeBasis(*(np.asarray(a, np.float32) for a in (template, slope, shapes, spread)))
+
+
+def lip_codes(landmarks: NDArray[np.float32], basis: CodeBasis) -> NDArray[np.float32]:
+    """(F, 68, 2) of one clip -> (F, CODE_SIZE), NaN where there is no face. Number 0 is the opening, 0 where closed."""
+    codes = np.full((len(landmarks), CODE_SIZE), np.nan, np.float32)
+    valid = ~np.isnan(landmarks[:, 0, 0])
+    if not valid.any():
+        return codes
+    opened = openings(landmarks[valid], basis.template)
+    mouth = mouth_shapes(landmarks[valid], basis.template)
+    left = mouth - np.median(mouth, 0) - (opened - np.median(opened))[:, None] * basis.slope
+    raw = np.concatenate([opened[:, None], left @ basis.shapes.T], 1) / basis.spread
+    codes[valid] = np.clip(raw, -CODE_LIMIT, CODE_LIMIT)
+    return codes
+
+
+def openings(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(F, 68, 2) -> (F,) inner-lip distance in eye distances, less what the clip shows where it is closed."""
+    points = canonical(landmarks, template)
+    gaps = [np.linalg.norm(points[:, low] - points[:, high], axis=1) for high, low in INNER_PAIRS]
+    mean = np.mean(gaps, 0)
+    return np.asarray(np.maximum(mean - min(float(np.percentile(mean, 5)), 0.03), 0), np.float32)
+
+
+def mouth_shapes(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(F, 68, 2) -> (F, 42): mouth and chin in the face's own frame, left and right made equal, so that a mirrored face is the same."""
+    points = canonical(landmarks, template)
+    mouth, middle = points[:, MOUTH], template[RIGID, 0].mean()
+    mirrored = mouth[:, MIRRORED] * np.array([-1, 1], np.float32) + np.array([2 * middle, 0], np.float32)
+    chin = points[:, 8:9] * np.array([0, 1], np.float32)
+    return np.asarray(np.concatenate([(mouth + mirrored) / 2, chin], 1).reshape(len(points), -1), np.float32)
+
+
+def canonical(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each face carried onto the template by the affine map that fits its rigid points best: takes off place, size, roll, most of yaw."""
+    rigid = landmarks[:, RIGID]
+    ones = np.ones((*rigid.shape[:2], 1), np.float32)
+    maps = np.linalg.pinv(np.concatenate([rigid, ones], 2).astype(np.float64)) @ template[RIGID]
+    whole = np.concatenate([landmarks, np.ones((len(landmarks), 68, 1), np.float32)], 2)
+    return np.asarray(whole @ maps, np.float32)
+
+
+def _mean_face(faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """(68, 2): mean of all faces turned level, eyes one apart, made symmetric about x = 0."""
+    total = []
+    for face in faces:
+        right, left = face[:, 36:42].mean(1), face[:, 42:48].mean(1)
+        along = left - right
+        turn = np.stack([along[:, 0], along[:, 1], -along[:, 1], along[:, 0]], 1).reshape(-1, 2, 2)
+        level = np.einsum("fij,fpj->fpi", turn, face - ((left + right) / 2)[:, None]) / (along**2).sum(1)[:, None, None]
+        total.append(np.median(level, 0))
+    mean = np.mean(total, 0)
+    return np.asarray(mean, np.float32)
+
+
+def windows_of(features: NDArray[np.float16], frames: NDArray[np.integer], fps: int = 25) -> NDArray[np.float16]:
+    """(T, 5, 384) -> (N, 10, 5, 384): tokens [2i - 4, 2i + 6) of 25 fps frames; zeros outside the voice."""
+    first = (50 * frames.astype(np.int64)) // fps - 4
+    index = first[:, None] + np.arange(10)
+    inside = (index >= 0) & (index < len(features))
+    found = features[np.clip(index, 0, max(len(features) - 1, 0))]
+    return np.asarray(np.where(inside[..., None, None], found, 0), np.float16)
+
+
+def informative_frames(target: int, jaw: NDArray[np.float32], lips: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Frames of a clip to refer to for `target`: the half nearest in pose that is also in the half furthest in mouth.
+
+    jaw: (K, 17, 2), lips: (K, 8, 2), in box coordinates. Never the target itself; empty where the halves do not meet.
+    """
+    keep = max(int(IFS_SHARE * len(jaw)), 1)
+    pose = np.linalg.norm(jaw - jaw[target], axis=2).mean(1)
+    mouth = np.linalg.norm(lips - lips[target], axis=2).mean(1)
+    near = np.argsort(pose, kind="stable")[1 : keep + 1]
+    unlike = np.argsort(-mouth, kind="stable")[:keep]
+    chosen = np.intersect1d(near, unlike)
+    return chosen[chosen != target]
+
+
+def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:
+    """(K, 68, 2) source pixels -> the same in the 256 px crop of each box."""
+    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
+    return np.asarray((landmarks - corner) / np.maximum(size, 1) * 256, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceClip:
+    """The frames of a clip that have crops. K rows."""
+
+    name: str
+    crops: NDArray[np.uint8]  # (K, 256, 256, 3), mapped
+    points: NDArray[np.float32]  # (K, 68, 2) in the crop
+    codes: NDArray[np.float32]  # (K, CODE_SIZE)
+    frame: NDArray[np.int32]  # (K,)
+
+    @property
+    def rows(self) -> int:
+        return len(self.frame)
+
+    def reference(self, target: int, random: np.random.Generator) -> int:
+        """A row to refer to: mostly an informative one, sometimes a neighbour."""
+        near = np.flatnonzero((np.abs(self.frame - self.frame[target]) <= 8) & (np.arange(self.rows) != target))
+        if random.random() < NEIGHBOUR_SHARE and len(near):
+            return int(random.choice(near))
+        chosen = informative_frames(target, self.points[:, JAW], self.points[:, INNER_LIPS])
+        return int(random.choice(chosen)) if len(chosen) else int(random.integers(self.rows))
+
+
+def face_clips(folders: list[Path], basis: CodeBasis) -> list[FaceClip]:
+    """All clips with enough crops; codes of clips that are hardly seen to speak are kept, they are closed mouths."""
+    found = []
+    for path, clip in read_clips(folders):
+        rows = clip.crop_frame
+        codes = lip_codes(clip.landmarks, basis)[rows]
+        if len(rows) >= 8 and not np.isnan(codes).any():
+            found.append(FaceClip(clip.name, crops_of(path), in_box(clip.landmarks[rows], clip.box[rows]), codes, rows))
+    return found
+
+
+def single_face(landmarks: NDArray[np.float32]) -> bool:
+    """Whether a clip is one unbroken run of one face, as lip training wants it."""
+    found = runs(landmarks)
+    return bool(found) and sum(stop - start for start, stop in found) > 0.9 * len(landmarks) and len(found) <= 3

@@ -1,0 +1,230 @@
+"""The table of model files. In: the name of a set and a folder. Out: files pulled whole and checked, and where they are.
+
+Knows nothing of what is in them, and imports no torch. The layout in the folder is MuseTalk's own `models/`, so one that is
+already there is used as it stands. The official repository states no sizes or hashes; these are what several independent projects
+pin alike. What nobody published is left open here, and `weights verify` says so.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from musetalk_cli.download import Comparison, Origin, compare, download
+from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError, UsageError
+from musetalk_cli.work import sha256_of
+
+ENV_FOLDER = "MUSETALK_WEIGHTS"
+
+MUSETALK = Origin("TMElyralab/MuseTalk", "3ef28bc5cff08c90ad8178a25f1b570cd800170f")
+SD_VAE = Origin("stabilityai/sd-vae-ft-mse", "31f26fdeee1355a5c34592e401dd41e45d25a493")
+WHISPER = Origin("openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af")
+BISENET = Origin("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5")
+FAN_SITE = "https://www.adrianbulat.com/downloads/python-fan"
+
+LICENCES = {  # of the files in each folder, in the words of those who publish them
+    "musetalkV15": "README: any use, also commercial; model card: CreativeML OpenRAIL-M",
+    "musetalk": "README: any use, also commercial; model card: CreativeML OpenRAIL-M",
+    "sd-vae": "MIT",
+    "whisper": "Apache-2.0 (model card), MIT (OpenAI's repository)",
+    "face-parse-bisent": "unclear: code MIT, none stated for the weights; trained on CelebAMask-HQ, non-commercial research",
+    "face-alignment": "unclear: code BSD-3-Clause, none stated for the weights",
+}
+
+Progress = Callable[[str, int, int | None], None]  # path in the folder, bytes that are here, bytes in all where known
+State = Literal["present", "absent", "wrong"]
+
+
+class ModelFile(NamedTuple):
+    """One file: where it lies in the weights folder, and where it comes from."""
+
+    path: str
+    origin: Origin
+
+    @property
+    def licence(self) -> str:
+        return LICENCES[self.path.split("/")[0]]
+
+
+Need = tuple[ModelFile, ...]  # files that serve one purpose: the first is pulled, another one is used where it lies
+
+
+class FileStatus(NamedTuple):
+    """How one need of a set stands: `file` serves it, or would be pulled for it."""
+
+    set: str
+    file: ModelFile
+    state: State
+    fact: str  # what was compared, or what is wrong
+
+
+def _hub(repo: Origin, inside: str, name: str, size: int | None, sha256: str) -> ModelFile:
+    """inside: the folder of ours that the repository fills; "" where it has our folders itself."""
+    return ModelFile(f"{inside}{name}", repo._replace(path=name, size=size, sha256=sha256))
+
+
+def _site(name: str, sha256: str) -> ModelFile:
+    return ModelFile(f"face-alignment/{name}", Origin(url=f"{FAN_SITE}/{name}", sha256=sha256))
+
+
+_unet = partial(_hub, MUSETALK, "")
+_config = partial(_unet, size=748, sha256="5b6923aee04d71692e0e9846c471e0a4ea07a4f686d39545e472bd4ba17e1b47")
+_vae = partial(_hub, SD_VAE, "sd-vae/")
+_whisper = partial(_hub, WHISPER, "whisper/")
+_bisenet = partial(_hub, BISENET, "face-parse-bisent/")
+
+# fmt: off
+UNET_V15_CONFIG: Need = (_config("musetalkV15/musetalk.json"),)
+UNET_V15: Need = (
+    _unet("musetalkV15/unet.pth", 3_400_074_924, "7ebf6c98c181e20838e4c0054e96e944ac60d5d692cc01db42839fe11b787007"),
+    ModelFile("musetalkV15/unet.safetensors", Origin()),  # not published; who converts the file needs no unpickling
+)
+UNET_V1_CONFIG: Need = (_config("musetalk/musetalk.json"),)
+UNET_V1: Need = (
+    _unet("musetalk/pytorch_model.bin", None, "0ee7d5ea03ea75d8dca50ea7a76df791e90633687a135c4a69393abfc0475ffe"),
+    ModelFile("musetalk/pytorch_model.safetensors", Origin()),
+)
+VAE_CONFIG: Need = (_vae("config.json", 547, "92d3dfb746fca211a2c9e019e285f8597412211728dce3c5bcf4eda0f2d62e7e"),)
+VAE: Need = (
+    _vae("diffusion_pytorch_model.safetensors", 334_643_276, "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815"),
+    _vae("diffusion_pytorch_model.bin", 334_707_217, "1b4889b6b1d4ce7ae320a02dedaeff1780ad77d415ea0d744b476155c6377ddc"),
+)
+WHISPER_CONFIG: Need = (_whisper("config.json", 1_983, "ffdccec4f3211f4c63310f2b7098f309fe70f3952cedc5e4d11e43f5b2379b98"),)
+WHISPER_TINY: Need = (
+    _whisper("model.safetensors", 151_061_672, "7ebd0e69e78190ffe1438491fa05cc1f5c1aa3a4c4db3bc1723adbb551ea2395"),
+    _whisper("pytorch_model.bin", 151_095_027, "9607f98a2b22d9e229ae43c52ecea79dcede9e0c5cfae67e8da6eda86d8aac1d"),
+)
+PARSING: Need = (_bisenet("79999_iter.pth", 53_289_463, "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"),)
+S3FD: Need = (_site("s3fd-619a316812.pth", "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543"),)
+FAN: Need = (_site("2DFAN4-11f355bf06.pth.tar", "11f355bf06"),)  # of its hash only what its name carries was ever published
+# fmt: on
+
+AROUND_UNET: tuple[Need, ...] = (VAE_CONFIG, VAE, WHISPER_CONFIG, WHISPER_TINY, PARSING)
+SETS: dict[str, tuple[Need, ...]] = {
+    "v15": (UNET_V15_CONFIG, UNET_V15, *AROUND_UNET),
+    "v1": (UNET_V1_CONFIG, UNET_V1, *AROUND_UNET),
+    "parsing": (PARSING,),
+    "face-alignment": (S3FD, FAN),
+}
+
+
+def folder(chosen: Path | None = None) -> Path:
+    """Where pulled weights lie: `chosen`, else $MUSETALK_WEIGHTS, else `musetalk/weights` in the user's XDG data folder."""
+    if chosen is not None:
+        return chosen
+    if named := os.environ.get(ENV_FOLDER):
+        return Path(named).expanduser()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "musetalk" / "weights"
+
+
+def embedded_lite() -> Path:
+    """The folder of the model that comes along: inside the installed package, else `weights/lite` of a checkout."""
+    package = Path(__file__).parent
+    places = (package / "_lite", package.parent / "weights" / "lite")
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise MissingError(f"{places[0]}: the embedded model is not there", "install the package again")
+
+
+def list_sets(root: Path) -> list[FileStatus]:
+    """How every file of every set stands, by presence and size; nothing is hashed, so it is instant."""
+    return [_status(name, need, root, deep=False) for name, needs in SETS.items() for need in needs]
+
+
+def verify(name: str, root: Path) -> list[FileStatus]:
+    """The same for one set, by size and sha256: seconds a gigabyte. Raises UsageError for an unknown set."""
+    return [_status(name, need, root, deep=True) for need in _needs(name)]
+
+
+def complete(name: str, root: Path) -> bool:
+    """Whether something lies there for every need of a set, also a file of the user's own; what it is, loading tells."""
+    return all(_status(name, need, root, deep=False).state != "absent" for need in _needs(name))
+
+
+def locate(need: Need, root: Path) -> Path:
+    """The file that serves a need, safetensors before pickles. Raises MissingError with the command that gets it."""
+    for file in sorted(need, key=lambda file: not file.path.endswith(".safetensors")):
+        if (root / file.path).is_file():
+            return root / file.path
+    raise MissingError(f"{root / need[0].path}: not there", f"run `musetalk weights pull {_set_of(need)}`")
+
+
+def fingerprint(name: str, root: Path) -> tuple[tuple[str, str], ...]:
+    """(path, sha256) of the files that serve a set, as they lie on the disk: other weights, other results."""
+    paths = [locate(need, root) for need in _needs(name)]
+    return tuple((path.relative_to(root).as_posix(), sha256_of(path)) for path in paths)
+
+
+def pull(
+    name: str, root: Path, *, endpoint: str | None = None, force: bool = False, progress: Progress | None = None
+) -> list[FileStatus]:
+    """Fetch what is missing of a set, check it, publish each file whole. A stopped pull goes on where it was.
+
+    endpoint: a mirror of the hub, else $HF_ENDPOINT, else huggingface.co. force: replace a file that lies there and is not the
+    published one. Raises OutputExistsError for such a file without force, RetryableError while another pull is at work in the
+    folder, and what `download` raises.
+    """
+    needs = _needs(name)
+    mirror = endpoint or os.environ.get("HF_ENDPOINT") or None
+    with _sole_puller(root):
+        return [_pull_one(name, need, root, mirror, force, progress) for need in needs]
+
+
+def _needs(name: str) -> tuple[Need, ...]:
+    if name not in SETS:
+        raise UsageError(f"{name}: no such set of weights", f"choose one of {', '.join(SETS)}")
+    return SETS[name]
+
+
+def _set_of(need: Need) -> str:
+    return next(name for name, needs in SETS.items() if need in needs)
+
+
+def _status(name: str, need: Need, root: Path, *, deep: bool) -> FileStatus:
+    found = [(file, _compared(root / file.path, file, deep)) for file in need if (root / file.path).is_file()]
+    if not found:
+        return FileStatus(name, need[0], "absent", "")
+    file, comparison = next((pair for pair in found if pair[1].fits), found[0])
+    return FileStatus(name, file, "present" if comparison.fits else "wrong", comparison.fact)
+
+
+def _compared(path: Path, file: ModelFile, deep: bool) -> Comparison:
+    made_by_user = file.origin == Origin()
+    return Comparison(True, "not a published file") if made_by_user else compare(path, file.origin, deep=deep)
+
+
+def _pull_one(name: str, need: Need, root: Path, mirror: str | None, force: bool, progress: Progress | None) -> FileStatus:
+    status = _status(name, need, root, deep=True)
+    if status.state == "present":
+        return status
+    if status.state == "wrong" and not force:
+        fact = f"{root / status.file.path}: not the published file: {status.fact}"
+        cure = (
+            f"if it is damaged, `musetalk weights pull {name} --force` replaces it; if it is meant, use it: nothing needs pulling"
+        )
+        raise OutputExistsError(fact, cure)
+    file = need[0]
+    tell = partial(progress, file.path) if progress else None
+    return FileStatus(name, file, "present", download(file.origin, root / file.path, endpoint=mirror, tell=tell))
+
+
+@contextmanager
+def _sole_puller(root: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(root / ".pull.lock", timeout=0)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RetryableError(f"{root}: another `musetalk weights pull` is at work there", "wait until it is done") from error
+    except OSError as error:
+        raise UsageError(f"{root}: cannot be written: {error.strerror}", f"choose another folder by {ENV_FOLDER}") from error
+    try:
+        yield
+    finally:
+        lock.release()
