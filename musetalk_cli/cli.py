@@ -43,9 +43,15 @@ Parsing = Annotated[
 ]
 Batch = Annotated[str, _option("--batch-size", env="BATCH_SIZE", metavar="auto|N", help="Faces a step of the network.")]
 Device = Annotated[str, _option("--device", env="DEVICE", metavar="auto|cpu|cuda[:N]", help="Where the network runs.")]
-Codec = Annotated[str, _option("--codec", env="CODEC", help="auto: H.264, or HEVC where the film has more than 8 bits.")]
+Codec = Annotated[
+    Literal["auto", "libx264", "libx265", "libvpx-vp9"],
+    _option("--codec", env="CODEC", help="auto: H.264, or HEVC where the film has more than 8 bits."),
+]
 Crf = Annotated[float | None, _option("--crf", env="CRF", help="Quality; lower is better. Default: visually lossless.")]
-Preset = Annotated[str, _option("--preset", env="PRESET", help="The encoder's pace.")]
+Preset = Annotated[
+    Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"],
+    _option("--preset", env="PRESET", metavar="NAME", help="The encoder's pace: ultrafast to veryslow."),
+]
 Chunk = Annotated[
     float, _option("--chunk", env="CHUNK", min=0.1, metavar="SECONDS", help="Longest piece; memory and lost work follow it.")
 ]
@@ -89,7 +95,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return int(app(list(arguments), prog_name="musetalk", standalone_mode=False) or 0)
     except typer.TyperException as error:
-        return _fail(UsageError(error.message, "see `musetalk --help`"), arguments)
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            typer.echo(error.format_message(), err=True)
+            return UsageError.exit_code
+        return _fail(UsageError(error.format_message().rstrip("."), "see `musetalk --help`"), arguments)
     except MusetalkError as error:
         return _fail(error, arguments)
     except Exception as error:  # noqa: BLE001 the last door before the shell
@@ -98,15 +107,20 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(fault_of(error), arguments)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"musetalk {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def configure(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Lip-sync for film: give a film a new voice, and its lips follow."""
-    if version:
-        typer.echo(f"musetalk {__version__}")
-        raise typer.Exit
     from musetalk_cli.settings import read_settings, settings_files
 
     context.default_map = dict(read_settings(settings_files(), _flags(context)))
@@ -240,7 +254,7 @@ def weights_list(weights: Weights = None, as_json: Json = False) -> None:
     from musetalk_cli.weights import folder, list_sets
 
     rows = list_sets(folder(weights))
-    _answer([_row(row) for row in rows] if as_json else _table(rows))
+    _answer({"files": [_row(row) for row in rows]} if as_json else _table(rows))
 
 
 @weights_app.command("pull")
@@ -255,7 +269,7 @@ def weights_pull(
     from musetalk_cli.weights import folder, pull
 
     rows = pull(name, folder(weights), force=force, progress=None if quiet else _pulled)
-    _answer([_row(row) for row in rows] if as_json else folder(weights))
+    _answer({"files": [_row(row) for row in rows]} if as_json else folder(weights))
 
 
 @weights_app.command("verify")
@@ -268,7 +282,7 @@ def weights_verify(
     from musetalk_cli.weights import folder, verify
 
     rows = verify(name, folder(weights))
-    _answer([_row(row) for row in rows] if as_json else _table(rows))
+    _answer({"files": [_row(row) for row in rows]} if as_json else _table(rows))
     if any(row.state != "present" for row in rows):
         raise typer.Exit(MissingError.exit_code)
 
@@ -306,7 +320,7 @@ def _fail(error: MusetalkError, arguments: Sequence[str]) -> int:
     if "--json" in arguments:
         _answer({"error": {"code": error.code, "message": error.fact, "hint": error.cure}})
     elif not error.told:
-        thing, _, fact = error.fact.partition(": ") if ": " in error.fact else ("error", "", error.fact)
+        thing, _, fact = error.fact.partition(": ") if ": " in error.fact else (error.code, "", error.fact)
         lines = [f"musetalk: {thing}", f"  {fact}", *([f"  {error.cure}"] if error.cure else [])]
         typer.echo(os.fsencode("\n".join(lines)), err=True)
     return error.exit_code
@@ -323,14 +337,14 @@ def _table(rows: Sequence[Any]) -> list[str]:
     """FileStatus rows for people."""
     lines = []
     for row in rows:
-        size = f"{row.file.origin.size / 1e6:,.1f} MB" if row.file.origin.size else "size unknown"
+        size = f"{row.file.origin.size / 1e6:,.3f} MB" if row.file.origin.size else "size unknown"
         fact = f" ({row.fact})" if row.fact else ""
         lines.append(f"{row.set:15} {row.file.path:45} {size:>14}  {row.state}{fact}  {row.file.licence}")
     return lines
 
 
 def _pulled(path: str, done: int, total: int | None) -> None:
-    """One line on stderr, redrawn on a terminal, a new one each 5 % elsewhere."""
+    """One line on stderr, redrawn on a terminal; elsewhere one when a file is whole."""
     whole = f" of {total / 1e6:,.0f} MB" if total else ""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or done == total:
         typer.echo(f"\r{path}: {done / 1e6:,.0f} MB{whole} ", err=True, nl=done == total)

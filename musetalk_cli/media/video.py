@@ -5,7 +5,6 @@ One rule holds everywhere: the frames of a film are what a full decode gives, in
 checks every frame that it hands out against it and raises rather than shift by one.
 """
 
-import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, NoReturn, Self, cast
+from typing import NamedTuple, Self, cast
 
 import av
 import numpy as np
@@ -26,11 +25,10 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from musetalk_cli.config import BlendConfig
-from musetalk_cli.errors import InputError, InternalError, ResourceError, UsageError
+from musetalk_cli.errors import InputError, InternalError, UsageError
+from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url
 from musetalk_cli.types import Colour, Source
 
-# Files only: a playlist or a reference inside a film must not make us open a network connection.
-OPEN_OPTIONS = {"protocol_whitelist": "file"}
 # A packet of these is one frame; one that never shows is a lost frame. Others may carry hidden frames (VP8) or none (MPEG-4 N-VOP).
 ONE_FRAME_A_PACKET = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 SEEK_BACK_S = (0, 1, 4, 16, 64, None)  # None: from the very start, which is how the list was made
@@ -136,7 +134,7 @@ class SegmentWriter:
         self._path, self._source = path, source
         self._encoder = choose_encoder(source, config)
         self._config = config
-        self._file = av.open(_url(path), "w", format="nut", options={"fflags": "+bitexact"})
+        self._file = av.open(media_url(path), "w", format="nut", options={"fflags": "+bitexact"})
         self._stream: VideoStream | None = None
         self.frames = 0
 
@@ -149,18 +147,16 @@ class SegmentWriter:
             self._stream = self._open_stream(frame)
         frame.time_base = self._source.time_base
         frame.pict_type = PictureType.NONE  # else x264 repeats the frame types of the film's own encoder
-        with _writing(self._path):
-            self._file.mux(self._stream.encode(frame))
+        self._file.mux(self._stream.encode(frame))
         self.frames += 1
 
     def close(self) -> None:
         """Finish the file and see it on the disk."""
         if self._stream is None:
             raise InternalError(f"{self._path.name}: a segment without frames")
-        with _writing(self._path):
-            self._file.mux(self._stream.encode(None))
-            self._file.close()
-            sync_file(self._path)
+        self._file.mux(self._stream.encode(None))
+        self._file.close()
+        sync_file(self._path)
 
     def _open_stream(self, first: av.VideoFrame) -> VideoStream:
         source = self._source
@@ -215,15 +211,16 @@ def choose_encoder(source: Source, config: BlendConfig) -> str:
 
 @contextmanager
 def open_film(video: Path) -> Iterator[InputContainer]:
-    """Open a media file for reading, files only; every failure of libav inside the block is an InputError that names the file."""
+    """Open a media file for reading, files only. Raises InputError where it is not there or is no media file."""
     try:
-        with av.open(_url(video), options=OPEN_OPTIONS, metadata_errors="replace") as film:
-            yield film
+        film = av.open(media_url(video), options={"protocol_whitelist": PROTOCOLS}, metadata_errors="replace")
     except FileNotFoundError as error:
         raise InputError(f"{video}: there is no such file", "check the path") from error
     except av.FFmpegError as error:
         fact = "is empty" if video.is_file() and video.stat().st_size == 0 else f"cannot be read ({error.strerror})"
         raise InputError(f"{video.name}: the file {fact}", "give a film or a voice that ffmpeg plays") from error
+    with film:
+        yield film
 
 
 def picture_of(film: InputContainer, video: Path) -> VideoStream:
@@ -235,6 +232,17 @@ def picture_of(film: InputContainer, video: Path) -> VideoStream:
                 raise InputError(f"{video.name}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4")
             return stream
     raise InputError(f"{video.name}: there is no picture in it", "give a film; the voice goes with --audio")
+
+
+def earliest_start(film: InputContainer) -> Fraction:
+    """Seconds at which the file's timeline begins: where its earliest stream does. What a decoder throws away before an audio
+    track's zero (Opus, AAC in Matroska) is not heard and does not count."""
+    starts = []
+    for stream in film.streams:
+        if stream.start_time is not None and stream.time_base is not None and not stream.disposition & Disposition.attached_pic:
+            seconds = stream.start_time * stream.time_base
+            starts.append(max(seconds, Fraction(0)) if stream.type == "audio" else seconds)
+    return min(starts, default=Fraction(0))
 
 
 def clock(seconds: Fraction) -> str:
@@ -280,11 +288,9 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
     stream.codec_context.copy_opaque = True
     waiting: set[int] = set()  # pts of packets whose frame has not come yet
     first: int | None = None  # pts of the first keyframe; what shows before it may lack its references
-    for packet in film.demux(stream):
+    for packet in _packets(film, stream, video):
         if first is None and packet.size and not packet.is_keyframe:
             continue
-        if packet.is_corrupt:
-            _damaged(video, stream, packet.pts if packet.pts is not None else packet.dts)
         if packet.size and not packet.is_discard and packet.pts is not None:
             first = packet.pts if first is None else first
             waiting.add(packet.pts)
@@ -293,11 +299,24 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
             waiting.discard(cast(int, frame.pts))
             if first is None or frame.pts is None or frame.pts >= first or from_start:
                 if frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first):
-                    _damaged(video, stream, frame.pts)
+                    raise _damaged(video, stream, frame.pts)
                 yield frame
     lost = [pts for pts in waiting if first is not None and pts >= first]
     if lost and stream.codec_context.name in ONE_FRAME_A_PACKET:
-        _damaged(video, stream, min(lost))
+        raise _damaged(video, stream, min(lost))
+
+
+def _packets(film: InputContainer, stream: VideoStream, video: Path) -> Iterator["av.Packet[VideoStream]"]:
+    """The picture's packets. Raises InputError at the first that is incomplete or cannot be read."""
+    last: int | None = None
+    try:
+        for packet in film.demux(stream):
+            last = packet.dts if packet.pts is None else packet.pts
+            if packet.is_corrupt:
+                raise _damaged(video, stream, last)
+            yield packet
+    except av.FFmpegError as error:
+        raise _damaged(video, stream, last) from error
 
 
 def _decode(stream: VideoStream, packet: "av.Packet[VideoStream]", video: Path, waiting: set[int]) -> list[av.VideoFrame]:
@@ -307,12 +326,12 @@ def _decode(stream: VideoStream, packet: "av.Packet[VideoStream]", video: Path, 
         # Threads report an error some packets late; what is still waiting after a drain is what could not be decoded.
         with suppress(av.FFmpegError):
             waiting -= {frame.pts for frame in stream.codec_context.decode(None) if frame.pts is not None}
-        _damaged(video, stream, min(waiting, default=packet.dts), error)
+        raise _damaged(video, stream, min(waiting, default=packet.dts)) from error
 
 
-def _damaged(video: Path, stream: VideoStream, pts: int | None, cause: Exception | None = None) -> NoReturn:
+def _damaged(video: Path, stream: VideoStream, pts: int | None) -> InputError:
     at = "an unknown time" if pts is None else clock(pts * cast(Fraction, stream.time_base))
-    raise InputError(f"{video.name}: the picture is damaged or cut off at {at}", _cure_recode(video)) from cause
+    return InputError(f"{video.name}: the picture is damaged or cut off at {at}", _cure_recode(video))
 
 
 def _cure_recode(video: Path) -> str:
@@ -328,9 +347,9 @@ def _ticks(video: Path) -> NDArray[np.int64]:
     """The ticks of an AVI's frames, ascending. Raises InputError where its index promises more frames than follow."""
     with open_film(video) as film:
         stream = picture_of(film, video)
-        ticks = sorted(packet.dts for packet in film.demux(stream) if packet.size and packet.dts is not None)
+        ticks = sorted(packet.dts for packet in _packets(film, stream, video) if packet.size and packet.dts is not None)
         if len(ticks) < stream.frames:
-            _damaged(video, stream, ticks[-1] + 1 if ticks else 0)
+            raise _damaged(video, stream, ticks[-1] + 1 if ticks else 0)
     return np.array(ticks, np.int64)
 
 
@@ -386,18 +405,3 @@ def _encoder_options(encoder: str, config: BlendConfig, source: Source) -> dict[
 def _hdr_options(encoder: str, frame: av.VideoFrame) -> dict[str, str]:
     """HDR10's static metadata, which stands in the frames and would be lost with them."""
     return {}
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"{path}: the disk is full", "make room, or choose another --work-dir; the run goes on from here") from error
-        raise
-
-
-def _url(path: Path) -> str:
-    """A name that libav takes for a file, whatever it begins with or holds."""
-    return f"file:{path.absolute()}"

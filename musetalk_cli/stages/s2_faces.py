@@ -1,6 +1,6 @@
 """Who is in a shot, and whose mouth is dubbed. In: the film, a shot. Out: Faces, and `tracks.json`, which tells of everyone seen.
 
-    frames -- detect: every 8th, all where two looks differ -- 68 landmarks on each face's crop -- persons -- choose -- smooth -- box
+    frames -- detect (every 8th; all where two looks differ) -- 68 landmarks on each face's crop -- persons -- chosen -- smoothed
 
 A frame in which the detector sees no face has no row. Knows nothing of voices or masks.
 """
@@ -184,7 +184,7 @@ def _between_looks(
 ) -> Iterator[list[_Face]]:
     """The faces of each frame of a block, whose last has been looked at and so has the frame before it.
 
-    Where both looks show the same faces, those between lie between, and only landmarks are taken there; where a face came or went,
+    Where both looks show the same faces, those between lie between, and only landmarks are taken there. Where a face came or went
     or is not where it should be, the detector looks at the frame itself.
     """
     pairs = paired(_boxes(before), _boxes(now), SAME_FACE_IOU)

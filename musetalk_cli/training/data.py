@@ -60,6 +60,15 @@ def fit_basis(landmarks: list[NDArray[np.float32]]) -> CodeBasis:
     return CodeBasis(*(np.asarray(a, np.float32) for a in (template, slope, shapes, spread)))
 
 
+def write_basis(path: Path, basis: CodeBasis) -> None:
+    np.savez(path, template=basis.template, slope=basis.slope, shapes=basis.shapes, spread=basis.spread)
+
+
+def read_basis(path: Path) -> CodeBasis:
+    with np.load(path) as file:
+        return CodeBasis(file["template"], file["slope"], file["shapes"], file["spread"])
+
+
 def lip_codes(landmarks: NDArray[np.float32], basis: CodeBasis) -> NDArray[np.float32]:
     """(F, 68, 2) of one clip -> (F, CODE_SIZE), NaN where there is no face. Number 0 is the opening, 0 where closed."""
     codes = np.full((len(landmarks), CODE_SIZE), np.nan, np.float32)

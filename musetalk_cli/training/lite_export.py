@@ -78,6 +78,7 @@ def _save(state: dict[str, Tensor], folder: Path, names: tuple[str, ...]) -> Non
         filled += _bytes(value)
     for name, part in zip(names, parts, strict=True):
         save_file(part, folder / f"part.{name}", metadata={"format": "pt"})
+        (folder / f"part.{name}").chmod(0o644)
         os.replace(folder / f"part.{name}", folder / name)
 
 

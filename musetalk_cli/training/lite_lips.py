@@ -22,6 +22,7 @@ from torch.nn import functional
 from musetalk_cli.metrics.lips import correlation, shifted_correlation
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
 from musetalk_cli.training.data import CodeBasis, lip_codes, read_clips
+from musetalk_cli.training.prepare import SAMPLE_RATE, hear, mel_extractor
 
 MAX_SHIFT = 4  # frames by which a clip's sound may be off and is put right
 FAR_SHIFT = 20
@@ -76,6 +77,16 @@ def voice_clips(folders: list[Path], basis: CodeBasis) -> list[VoiceClip]:
         if len(clip.features) and np.mean(~np.isnan(codes[:, 0])) > 0.7:
             found.append(VoiceClip(clip.name, clip.identity, clip.features[:, HEARD_LAYER], codes))
     return found
+
+
+def silent_tokens(whisper: Path, seed: int = 0) -> NDArray[np.float16]:
+    """(T, 5, 384): what whisper-tiny hears in silence and in faint noise."""
+    from transformers import WhisperModel
+
+    encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).get_encoder().eval()
+    random = np.random.default_rng(seed)
+    noises = [(level * random.standard_normal(6 * SAMPLE_RATE)).astype(np.float32) for level in (0.0, 1e-4, 1e-3, 4e-3)]
+    return np.concatenate([hear(noise, encoder, mel_extractor()) for noise in noises])
 
 
 def fit_lips(clips: list[VoiceClip], silence: NDArray[np.float16], sizes: LiteConfig, config: LipsConfig) -> LipEncoder:

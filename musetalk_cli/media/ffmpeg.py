@@ -1,0 +1,82 @@
+"""The ffmpeg program as a child process. In: a graph built with ffmpeg-python. Out: files, and what it logged. Knows nothing of film.
+
+Never a shell, never the network, never waiting at a prompt; a child does not outlive us.
+"""
+
+import ctypes
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import imageio_ffmpeg
+
+from musetalk_cli.errors import InternalError, MissingError, ResourceError
+
+PROTOCOLS = "file,pipe"  # a playlist or a reference inside a film must not open a network connection
+LOG_LINES = 6  # of ffmpeg's last words in an error message
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def run_ffmpeg(output: Any, *, purpose: str, loglevel: str = "error") -> str:
+    """Run the graph whose last node is `output` (of ffmpeg-python) to its end and return its log.
+
+    The child has a session of its own, so that the first Ctrl-C does not reach it; whatever exception ends our waiting kills it,
+    and so does our own death where the system knows how (Linux). Raises ResourceError on a full disk, InternalError where ffmpeg
+    fails otherwise: what may be wrong with the input is to be found out before.
+    """
+    argv = [str(find_ffmpeg()), *("-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel), *ffmpeg.get_args(output)]
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=_die_with_parent(),
+    )
+    try:
+        log = child.communicate()[1].decode(errors="replace")
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    if child.returncode:
+        last = " | ".join(log.strip().splitlines()[-LOG_LINES:])
+        if "No space left on device" in log or "Disk quota exceeded" in log:
+            raise ResourceError(f"ffmpeg could not {purpose}: the disk is full", "make room or choose another --work-dir, then run again")
+        raise InternalError(f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`")
+    return log
+
+
+@cache
+def find_ffmpeg() -> Path:
+    """The system's ffmpeg where one is on PATH, else the one that imageio-ffmpeg brings. Raises MissingError where neither is."""
+    found = shutil.which("ffmpeg")
+    if found:
+        return Path(found)
+    try:
+        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise MissingError("there is no ffmpeg on this machine", "install ffmpeg, or pip install --force-reinstall imageio-ffmpeg") from error
+
+
+def media_url(path: Path) -> str:
+    """A name that libav takes for a file, whatever it begins with or holds: `-x.mp4`, `http:x.mp4`, `it's.mp4`."""
+    return f"file:{path.absolute()}"
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """What the child does before it becomes ffmpeg, so that kill -9 on us ends it too."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: the child must not load anything
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask

@@ -1,0 +1,167 @@
+"""What a film is made of. In: the film. Out: Source: every frame's timestamp, shots, streams, colour. Knows nothing of faces or voices.
+
+    film -- headers -- streams, colour, size, aspect --.
+         '- every frame decoded once -- timestamps ----|-- Source
+                                     '- cuts -- shots -'
+
+The one full decode is also the proof that the film can be read to its end.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+import ffmpeg
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideData
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from musetalk_cli.config import DemuxConfig, Runtime
+from musetalk_cli.errors import InputError
+from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.shots import CutFinder, shots_between
+from musetalk_cli.media.video import SWS_MATRIX, Timeline, clock, earliest_start, open_film, picture_of, scan
+from musetalk_cli.types import Colour, Source, Stream
+from musetalk_cli.work import stage
+
+# libav's numbers for colour tags (ITU-T H.273), by its names; "" is untagged.
+MATRIX = ("gbr", "bt709", "", "", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc", "bt2020c")
+PRIMARIES = ("", "bt709", "", "", "bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte428", "smpte431", "smpte432")
+TRANSFER = (
+    *("", "bt709", "", "", "gamma22", "gamma28", "smpte170m", "smpte240m", "linear", "log100", "log316", "iec61966-2-4"),
+    *("bt1361e", "iec61966-2-1", "bt2020-10", "bt2020-12", "smpte2084", "smpte428", "arib-std-b67"),
+)
+RANGE = ("", "tv", "pc")
+CHROMA_LOCATION = re.compile(r"\b(left|center|topleft|top|bottomleft|bottom)\)")
+COMMON_FPS = tuple(
+    Fraction(n, d) for n, d in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001), (60, 1))
+)
+# Metadata that changes from frame to frame, made for the old pixels; an encoder of ours would drop it.
+DYNAMIC_HDR = {SideData.DOVI_RPU_BUFFER: "Dolby Vision", SideData.DOVI_METADATA: "Dolby Vision", SideData.DYNAMIC_HDR_PLUS: "HDR10+"}
+CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -vf bwdif -crf 8 -c:a copy NEW.mp4"
+
+
+@stage(version=1)
+def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> Source:
+    """The film's exact frame list, streams and shots. Raises InputError, with the first bad timestamp, for a film that is damaged,
+    and with the cure for one whose picture cannot be kept as it is: interlaced, changing its size, dynamic HDR."""
+    cuts = CutFinder(config.cut_threshold, config.min_shot)
+    check = _SameForm(video)
+
+    def watch(frame: av.VideoFrame) -> None:
+        check.watch(frame)
+        cuts.watch(frame)
+
+    timeline = scan(video, watch)
+    with open_film(video) as film:
+        picture = picture_of(film, video)
+        fps = mean_fps(timeline, picture)
+        return Source(
+            fps=fps,
+            size=check.size,
+            time_base=cast(Fraction, picture.time_base),
+            start=earliest_start(film),
+            pts=timeline.pts,
+            durations=timeline.durations,
+            shots=shots_between(cuts.cuts(), len(timeline.pts), fps, config.chunk),
+            streams=tuple(_streams(film)),
+            video_stream=picture.index,
+            codec=picture.codec.canonical_name,
+            colour=_colour(video, picture, check.pix_fmt),
+            sar=picture.sample_aspect_ratio or Fraction(1),
+            rotation=check.rotation,
+        )
+
+
+def mean_fps(timeline: Timeline, picture: VideoStream) -> Fraction:
+    """Exact mean rate in frames a second; a common rate where every timestamp is within a tick of it (Matroska rounds to ms)."""
+    pts, tick = timeline.pts, cast(Fraction, picture.time_base)
+    if len(pts) < 2:
+        return picture.average_rate or Fraction(25)
+    for fps in COMMON_FPS:
+        ideal = np.array([round(number / fps / tick) for number in (len(pts) // 2, len(pts) - 1)])
+        if np.abs(pts[[len(pts) // 2, -1]] - pts[0] - ideal).max() <= 1 and _is_even(pts, fps, tick):
+            return fps
+    return ((len(pts) - 1) / (int(pts[-1] - pts[0]) * tick)).limit_denominator(1_000_000)
+
+
+def _is_even(pts: NDArray[np.int64], fps: Fraction, tick: Fraction) -> bool:
+    step = 1 / fps / tick  # ticks a frame
+    ideal = np.arange(len(pts)) * step.numerator / step.denominator
+    return bool(np.abs(pts - pts[0] - ideal).max() <= 1.5)
+
+
+class _SameForm:
+    """Every frame must be what the first one is, and progressive."""
+
+    def __init__(self, video: Path) -> None:
+        self._video = video
+        self.size, self.pix_fmt, self.rotation = (0, 0), "", 0
+
+    def watch(self, frame: av.VideoFrame) -> None:
+        at = f"{self._video.name} at {clock(cast(int, frame.pts) * cast(Fraction, frame.time_base))}"
+        form = ((frame.width, frame.height), frame.format.name)
+        if not self.pix_fmt:
+            (self.size, self.pix_fmt), self.rotation = form, frame.rotation % 360
+        if form != (self.size, self.pix_fmt):
+            raise InputError(
+                f"{at}: the picture changes from {self.size} {self.pix_fmt} to {form[0]} {form[1]}",
+                "make it one size first: ffmpeg -i FILM -vf scale=WIDTH:HEIGHT -crf 8 -c:a copy NEW.mp4",
+            )
+        if frame.interlaced_frame:
+            raise InputError(f"{at}: the picture is interlaced, a face in it has two positions at once", CURE_PROGRESSIVE)
+        for data in frame.side_data:
+            if data.type in DYNAMIC_HDR:
+                raise InputError(
+                    f"{at}: the picture carries {DYNAMIC_HDR[data.type]} metadata, which would no longer fit it",
+                    "take it out first: ffmpeg -i FILM -c copy -bsf:v dovi_rpu=strip=1 NEW.mp4 (or hevc_metadata for HDR10+)",
+                )
+
+
+def _streams(film: InputContainer) -> Sequence[Stream]:
+    return [
+        Stream(
+            stream.index,
+            stream.type,
+            stream.codec.canonical_name if stream.codec_context else "",
+            stream.language or "",
+            stream.metadata.get("title", ""),
+        )
+        for stream in film.streams
+    ]
+
+
+def _colour(video: Path, picture: VideoStream, pix_fmt: str) -> Colour:
+    context = picture.codec_context
+    matrix = _name(MATRIX, context.colorspace)
+    if matrix not in ("", *SWS_MATRIX) and not pix_fmt.startswith(("gbr", "rgb", "bgr")):
+        raise InputError(f"{video.name}: its colour matrix is {matrix}, which cannot be undone here", _CURE_MATRIX)
+    return Colour(
+        pix_fmt,
+        matrix,
+        _name(PRIMARIES, context.color_primaries),
+        _name(TRANSFER, context.color_trc),
+        _name(RANGE, context.color_range),
+        _chroma_location(video, picture.index),
+    )
+
+
+_CURE_MATRIX = "convert it first: ffmpeg -i FILM -vf zscale=matrix=709 -crf 8 -c:a copy NEW.mp4"
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else ""
+
+
+def _chroma_location(video: Path, index: int) -> str:
+    """Where chroma samples lie; PyAV does not tell, ffmpeg's log does."""
+    film: Any = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
+    log = run_ffmpeg(ffmpeg.output(film[str(index)], "-", format="null", c="copy", t=0), purpose="read the film's headers", loglevel="verbose")
+    line = next((line for line in log.splitlines() if f"Stream #0:{index}" in line), "")
+    found = CHROMA_LOCATION.search(line)
+    return found.group(1) if found else ""

@@ -1,0 +1,102 @@
+"""Tiny real films for tests. In: what a film should be like. Out: files made by real codecs. Knows nothing of stages."""
+
+import wave
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+CODE_BITS = 10  # of the frame number drawn along the top edge, one square a bit
+RATE_HZ = 48_000
+
+
+def make_film(
+    path: Path,
+    *,
+    frames: int = 25,
+    fps: Fraction = Fraction(25),
+    size: tuple[int, int] = (128, 96),
+    vfr_pts: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    audio: str | None = None,
+    picture: Callable[[int], NDArray[np.uint8]] | None = None,
+) -> Path:
+    """Encode `frames` frames to `path`, its suffix naming the container.
+
+    vfr_pts: timestamps in ticks of time_base (default 1/fps), one a frame; else 0, 1, 2, ... / fps. picture: frame number ->
+    (H, W, 3) uint8 RGB; else a moving pattern with the frame's number drawn on it, see `number_of`. audio: codec of a 440 Hz
+    track as long as the film.
+    """
+    tick = time_base or 1 / fps
+    pts = [round(n / fps / tick) for n in range(frames)] if vfr_pts is None else list(vfr_pts)
+    draw = picture or (lambda number: numbered_picture(number, size))
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as film:
+        stream: Any = film.add_stream(codec, rate=fps, options=options or {})
+        stream.width, stream.height = size
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.time_base = stream.time_base = tick
+        stream.codec_context.thread_count = 1
+        sound: Any = film.add_stream(audio, rate=RATE_HZ) if audio else None
+        for number, when in enumerate(pts):
+            frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = when, tick
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode(None))
+        if sound is not None:
+            for block in _tone(float(pts[-1] * tick + 1 / fps)):
+                film.mux(sound.encode(block))
+            film.mux(sound.encode(None))
+    return path
+
+
+def numbered_picture(number: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) RGB: a diagonal gradient that moves, and the number in black and white squares along the top edge."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([(x + 3 * number) % 256, (y + 2 * number) % 256, (x + y) % 256], -1).astype(np.uint8)
+    side = width // CODE_BITS
+    for bit in range(CODE_BITS):
+        rgb[:side, bit * side : (bit + 1) * side] = 255 if number >> bit & 1 else 0
+    return rgb
+
+
+def number_of(rgb: NDArray[np.uint8]) -> int:
+    """The number that `numbered_picture` drew, read back from a decoded frame."""
+    side = rgb.shape[1] // CODE_BITS
+    return sum(1 << bit for bit in range(CODE_BITS) if rgb[side // 2, bit * side + side // 2].mean() > 127)
+
+
+def make_voice(path: Path, *, seconds: float = 1.0, rate_hz: int = 22_050, channels: int = 1) -> Path:
+    """A WAV of 16-bit noise bursts, loud in every first half second."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    mono = rng.normal(0, 6000, len(time_s)) * (time_s % 1 < 0.5)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes(np.repeat(np.clip(mono, -32768, 32767).astype("<i2"), channels).tobytes())
+    return path
+
+
+def _tone(seconds: float) -> list[av.AudioFrame]:
+    samples = (0.3 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * RATE_HZ)) / RATE_HZ)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
+    return [frame]
+
+
+@pytest.fixture(name="make_film", scope="session")
+def _make_film() -> Callable[..., Path]:
+    return make_film
+
+
+@pytest.fixture(name="make_voice", scope="session")
+def _make_voice() -> Callable[..., Path]:
+    return make_voice

@@ -1,0 +1,127 @@
+"""The embedded model: what it promises to the stages, and what the package promises about its files."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from musetalk_cli.crop import MASK_ROW
+from musetalk_cli.errors import MissingError
+from musetalk_cli.models.lite import LiteModel, from_rgb, interpolate, load_lite, to_rgb
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "lite"
+LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 48_000_000
+
+
+@pytest.fixture(scope="module")
+def model() -> LiteModel:
+    return load_lite(WEIGHTS, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    """Two soft pictures, no faces: enough for shapes and sameness."""
+    rows, columns = np.mgrid[0:256, 0:256] / 256
+    one = np.stack([rows, columns, 1 - rows], -1)
+    return (255 * np.stack([one, one[:, ::-1] ** 2])).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def windows() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1, (2, 10, 5, 384)).astype(np.float16)
+
+
+def test_every_stage_has_the_shape_that_families_share(model: LiteModel, crops: np.ndarray, windows: np.ndarray) -> None:
+    masked, reference = model.encode(crops)
+    latents = model.infer(masked, reference, windows)
+    assert masked.shape == reference.shape == latents.shape == (2, model.latent_channels, 32, 32)
+    assert masked.dtype == reference.dtype == latents.dtype == np.float16
+    images = model.decode(latents)
+    assert images.shape == (2, 256, 256, 3) and images.dtype == np.uint8
+
+
+def test_no_rows_give_no_rows(model: LiteModel) -> None:
+    masked, reference = model.encode(np.zeros((0, 256, 256, 3), np.uint8))
+    latents = model.infer(masked, reference, np.zeros((0, 10, 5, 384), np.float16))
+    assert latents.shape == (0, model.latent_channels, 32, 32)
+    assert model.decode(latents).shape == (0, 256, 256, 3)
+
+
+def test_same_rows_give_same_pixels_whatever_the_batch(model: LiteModel, crops: np.ndarray, windows: np.ndarray) -> None:
+    together = model.decode(model.infer(*model.encode(crops), windows))
+    for row in (0, 1):
+        alone = model.decode(model.infer(*model.encode(crops[row : row + 1]), windows[row : row + 1]))
+        np.testing.assert_array_equal(alone[0], together[row])
+
+
+def test_hidden_mouth_leaves_the_upper_half_as_it_is(model: LiteModel, crops: np.ndarray) -> None:
+    masked, reference = model.encode(crops)
+    np.testing.assert_array_equal(masked[:, :, :8], reference[:, :, :8])
+    changed = crops.copy()
+    changed[:, MASK_ROW:] = 255 - changed[:, MASK_ROW:]
+    np.testing.assert_array_equal(model.encode(changed)[0], masked)
+
+
+def test_decoder_gives_back_what_the_encoder_saw(model: LiteModel, crops: np.ndarray) -> None:
+    rebuilt = model.decode(model.encode(crops)[1])
+    assert np.abs(rebuilt.astype(int) - crops).mean() < 6
+
+
+def test_a_second_of_sound_is_fifty_tokens(model: LiteModel) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_100).astype(np.float32)
+    tokens = model.listen(noise)
+    assert tokens.shape == (50, 5, 384) and tokens.dtype == np.float16
+    assert model.listen(noise[:0]).shape == (0, 5, 384)
+
+
+def test_lips_close_in_silence_and_open_on_a_vowel(model: LiteModel) -> None:
+    silent, vowel = (_opening(model, sound) for sound in (np.zeros(16_000, np.float32), _vowel()))
+    assert silent < 0.35, f"opening {silent:.2f} in silence"
+    assert vowel > silent + 0.3, f"opening {vowel:.2f} on a vowel, {silent:.2f} in silence"
+    outside = model.lip_codes(np.zeros((1, 10, 5, 384), np.float16))
+    assert outside[0, 0] < 0.35
+
+
+def test_missing_file_is_refused_with_a_cure(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="install"):
+        load_lite(tmp_path, torch.device("cpu"))
+
+
+def test_files_are_small_and_those_of_the_manifest() -> None:
+    rows = json.loads((WEIGHTS / "manifest.json").read_text())["files"]
+    shipped = {path.name for path in WEIGHTS.glob("*.safetensors")}
+    assert shipped <= {row["name"] for row in rows}
+    for row in rows:
+        content = (WEIGHTS / row["name"]).read_bytes()
+        assert len(content) == row["bytes"] <= LARGEST_FILE
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= LARGEST_FOLDER
+
+
+def test_pixels_survive_the_way_to_the_net_and_back() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    np.testing.assert_array_equal(to_rgb(from_rgb(levels).numpy()), levels)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(-5.0, 10.0), (0.0, 10.0), (0.25, 15.0), (0.75, 22.5), (9.0, 25.0)])
+def test_interpolation_is_linear_between_knots_and_flat_beyond(value: float, wanted: float) -> None:
+    xs, ys = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[10.0, 20.0, 25.0]])
+    assert float(interpolate(torch.tensor([[value]]), xs, ys)) == pytest.approx(wanted)
+
+
+def _opening(model: LiteModel, sound: np.ndarray) -> float:
+    tokens = model.listen(sound)
+    windows = np.stack([tokens[i : i + 10] for i in range(10, 36, 2)])
+    return float(model.lip_codes(windows)[:, 0].mean())
+
+
+def _vowel() -> np.ndarray:
+    """A second of /a/: harmonics of 120 Hz under the formants of an open mouth, in syllables of a fifth of a second."""
+    seconds = np.arange(16_000) / 16_000
+    pitches = 120 * np.arange(1, 40)
+    loudness = sum(np.exp(-(((pitches - formant) / width) ** 2)) for formant, width in ((800, 150), (1200, 150), (2600, 250)))
+    tone = (loudness[:, None] * np.sin(2 * np.pi * pitches[:, None] * seconds)).sum(0)
+    return (0.2 * tone / np.abs(tone).max() * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * seconds))).astype(np.float32)

@@ -1,0 +1,169 @@
+"""Training without clips: the rules as tables, the loop on a toy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from musetalk_cli.metrics.lips import correlation, opening, shifted_correlation
+from musetalk_cli.training.data import CODE_SIZE, fit_basis, informative_frames, lip_codes, windows_of
+from musetalk_cli.training.lite_lips import VoiceClip, fold_of, in_step
+from musetalk_cli.training.lite_unet import pixel_weight
+from musetalk_cli.training.loop import LoopConfig, new_state, rate_share, step, train
+from musetalk_cli.training.losses import weighted_l1
+from musetalk_cli.training.prepare import runs, smooth_boxes
+
+TOY = LoopConfig(rate=0.05, max_steps=30, warmup_steps=1, bf16=False, log_every=1000)
+
+
+def test_informative_frames_are_near_in_pose_and_far_in_mouth() -> None:
+    #                 self  near+open  near+shut  far+open  far+shut
+    pose = np.array([0.0, 1.0, 2.0, 50.0, 60.0], np.float32)
+    mouth = np.array([0.0, 9.0, 0.1, 9.5, 0.2], np.float32)
+    jaw = np.repeat(pose, 34).reshape(5, 17, 2)
+    lips = np.repeat(mouth, 16).reshape(5, 8, 2)
+    assert informative_frames(0, jaw, lips).tolist() == [1]
+
+
+def test_informative_frames_never_hold_the_target() -> None:
+    random = np.random.default_rng(0)
+    jaw, lips = random.normal(size=(9, 17, 2)).astype(np.float32), random.normal(size=(9, 8, 2)).astype(np.float32)
+    assert all(target not in informative_frames(target, jaw, lips) for target in range(9))
+
+
+@pytest.mark.parametrize(("frame", "first"), [(2, 0), (3, 2), (10, 16)])
+def test_window_holds_four_tokens_before_and_six_from_the_frame(frame: int, first: int) -> None:
+    features = np.arange(100, dtype=np.float16)[:, None, None].repeat(5, 1).repeat(384, 2)
+    window = windows_of(features, np.array([frame]))
+    np.testing.assert_array_equal(window[0, :, 0, 0], np.arange(first, first + 10))
+
+
+def test_window_is_zero_outside_the_voice() -> None:
+    window = windows_of(np.ones((20, 5, 384), np.float16), np.array([0, 9]))
+    assert window[0, :4].max() == 0 and window[0, 4:].min() == 1
+    assert window[1, 6:].max() == 0
+
+
+def test_lip_code_opens_with_the_mouth_wherever_the_face_is() -> None:
+    faces = _faces(np.linspace(0, 0.5, 40))
+    basis = fit_basis([faces])
+    codes = lip_codes(faces, basis)
+    assert codes.shape == (40, CODE_SIZE)
+    assert codes[0, 0] == pytest.approx(0, abs=0.1) and np.all(np.diff(codes[:, 0]) > -0.05)
+    turned = faces * 3.0 @ np.array([[0.98, 0.2], [-0.2, 0.98]], np.float32) + 100
+    np.testing.assert_allclose(lip_codes(turned.astype(np.float32), basis)[:, 0], codes[:, 0], atol=0.1)
+
+
+def test_runs_break_where_a_face_is_lost_or_jumps() -> None:
+    faces = _faces(np.zeros(10))
+    faces[3] = np.nan
+    faces[7:] += 5
+    assert runs(faces) == [(0, 3), (4, 7), (7, 10)]
+
+
+def test_boxes_are_zero_where_there_is_no_face() -> None:
+    faces = _faces(np.zeros(6)) * 50 + 120
+    faces[2] = np.nan
+    boxes = smooth_boxes(faces, (300, 300))
+    assert boxes[2].tolist() == [0, 0, 0, 0] and (boxes[[0, 1, 3], 2] > 0).all()
+
+
+def test_correlation_leaves_out_missing_frames_and_finds_the_shift() -> None:
+    wave = np.sin(np.arange(60) / 5)
+    holes = wave.copy()
+    holes[::7] = np.nan
+    assert correlation(wave, holes) == pytest.approx(1)
+    assert shifted_correlation(wave[3:], wave, 3) == pytest.approx(1)
+    assert correlation(wave, np.zeros(60)) == 0
+
+
+def test_opening_is_in_eye_distances() -> None:
+    assert opening(_faces(np.array([0.0, 0.3]))) == pytest.approx([0.0, 0.3], abs=1e-5)
+
+
+def test_all_clips_of_a_person_are_in_one_fold() -> None:
+    clips = [_voice(f"{person}_{i}", person, np.zeros(50)) for person in "abcde" for i in (1, 2)]
+    folds = fold_of(clips, 3)
+    assert all(folds[i] == folds[i + 1] for i in range(0, 10, 2)) and set(folds) == {0, 1, 2}
+
+
+def test_clip_out_of_step_is_shifted_and_clip_of_another_voice_left_out() -> None:
+    random = np.random.default_rng(0)
+    heard = np.convolve(random.normal(size=203), np.ones(4) / 4, "valid").astype(np.float32)
+    late, foreign = np.roll(heard, 2), random.normal(size=200).astype(np.float32)
+    clips = [_voice("good", "a", heard), _voice("late", "b", late), _voice("foreign", "c", foreign)]
+    kept = in_step(clips, [np.repeat(heard[:, None], CODE_SIZE, 1)] * 3)
+    assert {clip.name: clip.shift for clip in kept} == {"good": 0, "late": -2}
+
+
+def test_pixel_weight_favours_the_mouth_and_keeps_the_scale() -> None:
+    weight = pixel_weight()
+    assert float(weight.mean()) == pytest.approx(1, abs=1e-4)
+    assert float(weight[75, 128]) > 1.5 * float(weight[0, 0])
+    assert float(weighted_l1(torch.ones(1, 3, *weight.shape), torch.zeros(1, 3, *weight.shape), weight)) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_step_lowers_the_loss() -> None:
+    state = new_state(nn.Linear(4, 1), TOY)
+    before = float(_toy_terms(state.net, 0)["l1"])
+    for _ in range(20):
+        step(state, _toy_terms, {"l1": 1.0}, TOY)
+    assert float(_toy_terms(state.net, 0)["l1"]) < 0.7 * before
+
+
+def test_rate_warms_up_and_ends_low() -> None:
+    config = LoopConfig(max_steps=100, warmup_steps=10, final_share=0.1)
+    state = new_state(nn.Linear(1, 1), config)
+    shares = []
+    for state.step in (0, 9, 100):
+        shares.append(rate_share(state, config))
+    assert shares[0] == pytest.approx(0.1, abs=0.01) and shares[1] > 0.9 and shares[2] == pytest.approx(0.1)
+
+
+def test_resumed_run_ends_as_the_whole_one(tmp_path: Path) -> None:
+    whole = train(_toy_state(), _toy_terms, {"l1": 1.0}, TOY, tmp_path / "whole.pt")
+    half = LoopConfig(rate=0.05, max_steps=15, warmup_steps=1, bf16=False, log_every=1000, final_share=1.0)
+    full = LoopConfig(rate=0.05, max_steps=30, warmup_steps=1, bf16=False, log_every=1000, final_share=1.0)
+    train(_toy_state(), _toy_terms, {"l1": 1.0}, half, tmp_path / "cut.pt")
+    resumed = train(_toy_state(), _toy_terms, {"l1": 1.0}, full, tmp_path / "cut.pt")
+    straight = train(_toy_state(), _toy_terms, {"l1": 1.0}, full, tmp_path / "straight.pt")
+    assert whole.step == resumed.step == straight.step == 30
+    for got, wanted in zip(resumed.average.parameters(), straight.average.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def _toy_state():  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    return new_state(nn.Linear(4, 1), TOY)
+
+
+def _toy_terms(net: nn.Module, step: int) -> dict[str, Tensor]:
+    x = torch.linspace(-1, 1, 32).view(8, 4)
+    return {"l1": (net(x) - x.sum(1, keepdim=True)).abs().mean()}
+
+
+def _voice(name: str, identity: str, opened: np.ndarray) -> VoiceClip:
+    codes = np.repeat(opened[:, None].astype(np.float32), CODE_SIZE, 1)
+    return VoiceClip(name, identity, np.zeros((2 * len(opened), 384), np.float16), codes)
+
+
+def _faces(opened: np.ndarray) -> np.ndarray:
+    """(F, 68, 2) drawn faces, eyes one apart, whose inner lips are `opened` apart."""
+    face = np.zeros((68, 2), np.float32)
+    angle = np.linspace(np.pi, 0, 17)
+    face[:17] = np.stack([0.95 * np.cos(angle), 0.2 + 1.5 * np.sin(angle)], 1)
+    face[17:27] = np.stack([np.linspace(-0.8, 0.8, 10), np.full(10, -0.4)], 1)
+    face[27:31] = np.stack([np.zeros(4), np.linspace(0, 0.6, 4)], 1)
+    face[31:36] = np.stack([np.linspace(-0.2, 0.2, 5), np.full(5, 0.7)], 1)
+    for start, side in ((36, -0.5), (42, 0.5)):
+        around = np.linspace(np.pi, -np.pi, 7)[:6]
+        face[start : start + 6] = np.stack([side + 0.2 * np.cos(around), 0.06 * np.sin(around)], 1)
+    outer, inner = np.linspace(np.pi, 3 * np.pi, 13)[:12], np.linspace(np.pi, 3 * np.pi, 9)[:8]
+    face[48:60] = np.stack([0.4 * np.cos(outer), 1.2 + 0.12 * np.sin(outer)], 1)
+    face[60:68] = np.stack([0.3 * np.cos(inner), np.full(8, 1.2)], 1)
+    faces = np.repeat(face[None], len(opened), 0)
+    faces[:, [61, 62, 63], 1] -= opened[:, None] / 2
+    faces[:, [65, 66, 67], 1] += opened[:, None] / 2
+    return faces.astype(np.float32)
