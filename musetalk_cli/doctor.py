@@ -87,9 +87,9 @@ def _torch() -> Iterator[Check]:
 
 
 def _ffmpeg() -> Iterator[Check]:
-    from musetalk_cli.media.ffmpeg import ffmpeg_path
+    from musetalk_cli.media.ffmpeg import find_ffmpeg
 
-    program = ffmpeg_path()
+    program = find_ffmpeg()
     told = subprocess.run([program, "-version"], capture_output=True, text=True, check=True, timeout=30).stdout
     whose = "the system's" if shutil.which("ffmpeg") == str(program) else "imageio-ffmpeg's"
     yield Check("ffmpeg", "ok", f"{told.split()[2]}, {whose}: {program}")

@@ -40,6 +40,7 @@ def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voic
     """Dub them one after another over one analysis; returns the outputs, those that were there and may stay included."""
     todo = [job for job in jobs if not (skip_existing and job.output.exists())]
     if todo:
+        _open_inputs(todo)
         runtime = choose_runtime(choices)
         config = dub_config(choices, runtime)
         with open_session(todo[0].video, place, voice) as session:
@@ -86,6 +87,17 @@ def _check_target(job: DubJob, *, overwrite: bool, skip_existing: bool) -> None:
         raise UsageError(f"{job.output}: is a folder", "choose another -o")
     if job.output.exists() and not (overwrite or skip_existing):
         raise OutputExistsError(f"{job.output}: is there already", "-y replaces it, -n leaves it")
+
+
+def _open_inputs(jobs: Sequence[DubJob]) -> None:
+    """The head of the film and a second of each voice: a file that is neither is told before minutes of work."""
+    from musetalk_cli.media.audio import SPEECH_HZ, speech_blocks
+    from musetalk_cli.media.video import open_film
+
+    with open_film(jobs[0].video):
+        pass
+    for job in jobs:
+        next(speech_blocks(job.audio, SPEECH_HZ), None)
 
 
 def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> None:

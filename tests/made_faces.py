@@ -1,6 +1,7 @@
 """Made films and faces for the tests of masks and blending: 68 landmarks of a face of any size, a film that moves, its Source."""
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -18,15 +19,28 @@ def landmarks_at(x: float, y: float, width: float) -> NDArray[np.float32]:
     """(68, 2) of a plain frontal face `width` wide whose nose bridge (point 29) lies at x, y."""
     angle = np.linspace(np.pi, 0, 17)
     jaw = np.stack([np.cos(angle) / 2, -0.05 + 0.75 * np.sin(angle)], 1)
-    brows = [[s * d, -0.32 - 0.04 * np.sin(d * 6)] for s, ds in ((-1, (0.4, 0.33, 0.25, 0.16, 0.08)), (1, (0.08, 0.16, 0.25, 0.33, 0.4))) for d in ds]
+    brows = [
+        [s * d, -0.32 - 0.04 * np.sin(d * 6)]
+        for s, ds in ((-1, (0.4, 0.33, 0.25, 0.16, 0.08)), (1, (0.08, 0.16, 0.25, 0.33, 0.4)))
+        for d in ds
+    ]
     nose = [[0, -0.2], [0, -0.1], [0, 0], [0, 0.1], [-0.08, 0.16], [-0.04, 0.18], [0, 0.19], [0.04, 0.18], [0.08, 0.16]]
-    eyes = [[s * 0.22 + dx, -0.2 + dy] for s in (-1, 1) for dx, dy in ((-0.07, 0), (-0.03, -0.03), (0.03, -0.03), (0.07, 0), (0.03, 0.03), (-0.03, 0.03))]
+    eyes = [
+        [s * 0.22 + dx, -0.2 + dy]
+        for s in (-1, 1)
+        for dx, dy in ((-0.07, 0), (-0.03, -0.03), (0.03, -0.03), (0.07, 0), (0.03, 0.03), (-0.03, 0.03))
+    ]
     outer, inner = np.linspace(np.pi, -np.pi, 13)[:-1], np.linspace(np.pi, -np.pi, 9)[:-1]
-    lips = [*np.stack([0.2 * np.cos(outer), 0.38 - 0.09 * np.sin(outer)], 1), *np.stack([0.15 * np.cos(inner), 0.38 - 0.04 * np.sin(inner)], 1)]
+    lips = [
+        *np.stack([0.2 * np.cos(outer), 0.38 - 0.09 * np.sin(outer)], 1),
+        *np.stack([0.15 * np.cos(inner), 0.38 - 0.04 * np.sin(inner)], 1),
+    ]
     return (np.array([*jaw, *brows, *nose, *eyes, *lips]) * width + [x, y]).astype(np.float32)
 
 
-def make_film(path: Path, frames: int = 6, *, size: tuple[int, int] = SIZE, pix_fmt: str = "yuv420p", codec: str = "ffv1") -> Path:
+def make_film(
+    path: Path, frames: int = 6, *, size: tuple[int, int] = SIZE, pix_fmt: str = "yuv420p", codec: str = "ffv1"
+) -> Path:
     """A lossless film of soft colours that drift, 25 fps, Matroska."""
     picture = np.random.default_rng(1).integers(0, 256, (size[1] + 32, size[0] + 32, 3)).astype(np.uint8)
     picture = cv2.normalize(cv2.GaussianBlur(picture, (0, 0), 5), None, 30, 220, cv2.NORM_MINMAX)
@@ -47,7 +61,7 @@ def source_of(path: Path, *stops: int) -> Source:
         decoded = list(film.decode(stream))
         pts = np.array([frame.pts for frame in decoded], np.int64)
         edges = [0, *stops, len(pts)]
-        shots = tuple(Shot(i, a, b) for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)))
+        shots = tuple(Shot(i, a, b) for i, (a, b) in enumerate(pairwise(edges)))
         colour = Colour(decoded[0].format.name)
         return Source(
             fps=Fraction(25),

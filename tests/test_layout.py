@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import musetalk_cli
 import pytest
+
+import musetalk_cli
 
 PACKAGE = Path(musetalk_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -256,8 +256,8 @@ Site = Literal["first", "middle", "last"]
 
 
 def chroma_sites(colour: Colour) -> tuple[Site, Site]:
-    """Where a chroma sample sits among its luma samples, across and down; untagged at the left, as in MPEG-2, H.264, HEVC."""
-    location = colour.chroma_location or ("center" if colour.pix_fmt.startswith("yuvj") else "left")
+    """Where a chroma sample sits among its luma samples, across and down; untagged in the middle, as to_rgb's swscale reads it."""
+    location = colour.chroma_location
     across: Site = "first" if "left" in location else "middle"
     down: Site = "first" if "top" in location else "last" if "bottom" in location else "middle"
     return across, down

@@ -298,6 +298,7 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
         for frame in _decode(stream, packet, video, waiting):
             waiting.discard(cast(int, frame.pts))
             if first is None or frame.pts is None or frame.pts >= first or from_start:
+                frame.time_base = stream.time_base
                 if frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first):
                     raise _damaged(video, stream, frame.pts)
                 yield frame
@@ -344,11 +345,11 @@ def _has_ticks(film: InputContainer) -> bool:
 
 
 def _ticks(video: Path) -> NDArray[np.int64]:
-    """The ticks of an AVI's frames, ascending. Raises InputError where its index promises more frames than follow."""
+    """The ticks of an AVI's frames, ascending. Raises InputError where its header promises more than follows."""
     with open_film(video) as film:
         stream = picture_of(film, video)
         ticks = sorted(packet.dts for packet in _packets(film, stream, video) if packet.size and packet.dts is not None)
-        if len(ticks) < stream.frames:
+        if not ticks or (ticks[-1] + 1 + 1 / cast(Fraction, stream.time_base) < stream.frames):  # a second may be empty chunks
             raise _damaged(video, stream, ticks[-1] + 1 if ticks else 0)
     return np.array(ticks, np.int64)
 

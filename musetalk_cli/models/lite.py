@@ -59,7 +59,7 @@ class LiteConfig:
     lip_token_width: int = 48
     lip_hidden: int = 128
     unet_widths: tuple[int, ...] = (96, 128, 128)
-    unet_heads: int = 8
+    unet_heads: int = 4
 
 
 def read_config(path: Path) -> LiteConfig:
@@ -69,6 +69,7 @@ def read_config(path: Path) -> LiteConfig:
 
 
 def write_config(path: Path, config: LiteConfig) -> None:
+    """LiteConfig as a `config.json`."""
     path.write_text(json.dumps(asdict(config), indent=2) + "\n")
 
 
@@ -250,7 +251,7 @@ class LiteNets(NamedTuple):
 class LiteModel:
     """The lite family behind the interface that all families share.
 
-    On the CPU rows go through one by one: convolution kernels differ with the batch, and the same row should give the same pixels.
+    On the CPU rows go through one by one: kernels differ with the batch, and the same row should give the same pixels.
     """
 
     nets: LiteNets

@@ -7,6 +7,7 @@ nothing of which net it is.
 import json
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,18 @@ from torch import Tensor, nn
 from musetalk_cli.errors import InternalError, MissingError
 
 N = TypeVar("N", bound=nn.Module)
-DAMAGE = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, SafetensorError)
+DAMAGE = (  # what readers raise on files with some bytes changed or cut off, tried on thousands
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+    SafetensorError,
+)
 VERIFY = "`musetalk weights verify` tells whether it is the published file, `musetalk weights pull SET --force` fetches it again"
 
 
@@ -58,22 +70,26 @@ def fill(net: N, tensors: dict[str, Tensor], path: Path, device: torch.device, d
     Raises MissingError where a name is missing, left over, or of another shape.
     """
     try:
-        net.load_state_dict(tensors, strict=True, assign=True)
+        net.load_state_dict({name: _in(dtype, tensor) for name, tensor in tensors.items()}, strict=True, assign=True)
     except RuntimeError as error:
         raise MissingError(f"{path}: not this model's weights: {_second_line(error)}", VERIFY) from error
     if any(tensor.is_meta for tensor in net.state_dict().values()):
         raise InternalError(f"{path}: {type(net).__name__} was left without some of its weights")
-    return net.requires_grad_(False).eval().to(device, dtype)
+    return net.requires_grad_(False).eval().to(device)
+
+
+def _in(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor  # BatchNorm also counts
 
 
 def _asked_for(error: Exception) -> str:
     """What the pickle wanted. The rest of torch's text is advice to load it all the same, which nobody should see here."""
-    found = re.search(r"WeightsUnpickler error: (Unsupported \w+|Can only \w+|[^.\n]*)[^A-Z]*([\w. ]*)", str(error))
-    return " ".join(part.strip() for part in found.groups() if part.strip()) if found else "its bytes are no pickle of tensors"
+    wanted = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it asks for {wanted[1]}" if wanted else "its bytes are no pickle of tensors"
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _second_line(error: Exception) -> str:

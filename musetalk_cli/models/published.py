@@ -146,11 +146,17 @@ def _finite(run: Callable[[AutoencoderKL, Tensor], Tensor], vae: AutoencoderKL, 
 def _precision(net: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """`net` in another precision for a moment; half to full and back loses nothing."""
     before = next(net.parameters()).dtype
-    net.to(dtype)
+    _convert(net, dtype)
     try:
         yield
     finally:
-        net.to(before)
+        _convert(net, before)
+
+
+def _convert(net: nn.Module, dtype: torch.dtype) -> None:
+    """Weight by weight, so that no more than one is there twice."""
+    for weight in net.parameters():
+        weight.data = weight.data.to(dtype)
 
 
 @contextmanager

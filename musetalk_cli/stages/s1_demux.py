@@ -61,6 +61,8 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
     with open_film(video) as film:
         picture = picture_of(film, video)
         fps = mean_fps(timeline, picture)
+        log = _header_log(video, picture.index)
+        _check_whole(video, film, timeline.pts[-1] * cast(Fraction, picture.time_base), log)
         return Source(
             fps=fps,
             size=check.size,
@@ -72,7 +74,7 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
             streams=tuple(_streams(film)),
             video_stream=picture.index,
             codec=picture.codec.canonical_name,
-            colour=_colour(video, picture, check.pix_fmt),
+            colour=_colour(video, picture, check.pix_fmt, log),
             sar=picture.sample_aspect_ratio or Fraction(1),
             rotation=check.rotation,
         )
@@ -94,6 +96,36 @@ def _is_even(pts: NDArray[np.int64], fps: Fraction, tick: Fraction) -> bool:
     step = 1 / fps / tick  # ticks a frame
     ideal = np.arange(len(pts)) * step.numerator / step.denominator
     return bool(np.abs(pts - pts[0] - ideal).max() <= 1.5)
+
+
+def _header_log(video: Path, index: int) -> str:
+    """What ffmpeg says of the film's headers."""
+    film: Any = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
+    nothing = ffmpeg.output(film[str(index)], "-", format="null", c="copy", t=0)
+    return run_ffmpeg(nothing, purpose="read the film's headers", loglevel="verbose")
+
+
+def _check_whole(video: Path, film: InputContainer, last: Fraction, log: str) -> None:
+    """Matroska says nothing when it ends too early; its header's duration does, unless the file has none and ffmpeg guessed one.
+
+    last: seconds of the last frame.
+    """
+    if "matroska" not in film.format.name or film.duration is None or "Estimating duration" in log:
+        return
+    promised = Fraction(film.duration, av.time_base) - 1  # a second's grace: durations are rounded, subtitles clipped
+    if last < promised and (end := _end_of(film)) < promised:
+        raise InputError(
+            f"{video.name}: it is cut off at {clock(end)}, its header promises {clock(promised + 1)}",
+            "get a whole copy, or accept what is there: ffmpeg -i FILM -c copy NEW.mkv",
+        )
+
+
+def _end_of(film: InputContainer) -> Fraction:
+    """Seconds at which the last packet of any stream ends."""
+    ends = (
+        (packet.pts + (packet.duration or 0)) * packet.time_base for packet in film.demux() if packet.size and packet.pts is not None
+    )
+    return max(ends, default=Fraction(0))
 
 
 class _SameForm:
@@ -136,7 +168,7 @@ def _streams(film: InputContainer) -> Sequence[Stream]:
     ]
 
 
-def _colour(video: Path, picture: VideoStream, pix_fmt: str) -> Colour:
+def _colour(video: Path, picture: VideoStream, pix_fmt: str, log: str) -> Colour:
     context = picture.codec_context
     matrix = _name(MATRIX, context.colorspace)
     if matrix not in ("", *SWS_MATRIX) and not pix_fmt.startswith(("gbr", "rgb", "bgr")):
@@ -147,7 +179,7 @@ def _colour(video: Path, picture: VideoStream, pix_fmt: str) -> Colour:
         _name(PRIMARIES, context.color_primaries),
         _name(TRANSFER, context.color_trc),
         _name(RANGE, context.color_range),
-        _chroma_location(video, picture.index),
+        _chroma_location(log, picture.index),
     )
 
 
@@ -158,10 +190,8 @@ def _name(names: Sequence[str], number: int) -> str:
     return names[number] if number < len(names) else ""
 
 
-def _chroma_location(video: Path, index: int) -> str:
+def _chroma_location(log: str, index: int) -> str:
     """Where chroma samples lie; PyAV does not tell, ffmpeg's log does."""
-    film: Any = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
-    log = run_ffmpeg(ffmpeg.output(film[str(index)], "-", format="null", c="copy", t=0), purpose="read the film's headers", loglevel="verbose")
     line = next((line for line in log.splitlines() if f"Stream #0:{index}" in line), "")
     found = CHROMA_LOCATION.search(line)
     return found.group(1) if found else ""

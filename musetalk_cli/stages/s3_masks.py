@@ -70,6 +70,8 @@ def _labels(
     video: Path, source: Source, faces: Faces, squares: NDArray[np.int32], config: MaskConfig, runtime: Runtime
 ) -> Iterator[NDArray[np.uint8]]:
     """(512, 512) CelebAMask-HQ labels of each row's square, row by row."""
+    if faces.rows == 0:
+        return
     if config.parser == "landmarks":
         for landmarks, square in zip(faces.landmarks, squares, strict=True):
             yield labels_from_landmarks(landmarks, square)
@@ -126,8 +128,6 @@ def _around_lips(points: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 def _squares(video: Path, source: Source, faces: Faces, squares: NDArray[np.int32]) -> Iterator[NDArray[np.uint8]]:
     """(512, 512, 3) RGB of each row's square, black outside the frame; Pillow's bilinear, as published."""
-    if faces.rows == 0:
-        return
     first, row = int(faces.frame[0]), 0
     for number, frame in enumerate(read_frames(video, source, first, int(faces.frame[-1]) + 1), first):
         if faces.frame[row] != number:

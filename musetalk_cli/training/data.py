@@ -1,7 +1,7 @@
 """Prepared clips as training sees them. In: a data folder. Out: crops, latents, lip codes and pairs of frames, drawn at random.
 
-    68 landmarks -> mouth in the face's own frame -> opening + 7 shape numbers      lip codes
-    frame -> another frame of like pose and unlike mouth                            Informative Frame Sampling
+68 landmarks -> mouth in the face's own frame -> opening + 7 shape numbers      lip codes
+frame -> another frame of like pose and unlike mouth                            Informative Frame Sampling
 """
 
 from collections.abc import Iterator
@@ -37,6 +37,7 @@ class CodeBasis:
 
 
 def read_clips(folders: list[Path]) -> Iterator[tuple[Path, PreparedClip]]:
+    """All clips that `prepare` finished, with their paths."""
     for folder in folders:
         for path in sorted(folder.glob("*.npz")):
             if not path.name.startswith("part."):
@@ -56,15 +57,17 @@ def fit_basis(landmarks: list[NDArray[np.float32]]) -> CodeBasis:
     left *= np.minimum(1, 0.3 / np.maximum(np.linalg.norm(left, axis=1), 1e-6))[:, None]
     _, _, rows = np.linalg.svd(left[:: max(len(left) // 20000, 1)], full_matrices=False)
     shapes = rows[:SHAPES]
-    spread = np.concatenate([[x.std()], (left @ shapes.T).std(0)])
+    spread = np.maximum(np.concatenate([[x.std()], (left @ shapes.T).std(0)]), 1e-3)
     return CodeBasis(*(np.asarray(a, np.float32) for a in (template, slope, shapes, spread)))
 
 
 def write_basis(path: Path, basis: CodeBasis) -> None:
+    """The basis as a `.npz`."""
     np.savez(path, template=basis.template, slope=basis.slope, shapes=basis.shapes, spread=basis.spread)
 
 
 def read_basis(path: Path) -> CodeBasis:
+    """What `write_basis` wrote."""
     with np.load(path) as file:
         return CodeBasis(file["template"], file["slope"], file["shapes"], file["spread"])
 
@@ -92,7 +95,7 @@ def openings(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> N
 
 
 def mouth_shapes(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(F, 68, 2) -> (F, 42): mouth and chin in the face's own frame, left and right made equal, so that a mirrored face is the same."""
+    """(F, 68, 2) -> (F, 42): mouth and chin in the face's own frame, left and right made equal: a mirrored face is the same."""
     points = canonical(landmarks, template)
     mouth, middle = points[:, MOUTH], template[RIGID, 0].mean()
     mirrored = mouth[:, MIRRORED] * np.array([-1, 1], np.float32) + np.array([2 * middle, 0], np.float32)
@@ -101,7 +104,7 @@ def mouth_shapes(landmarks: NDArray[np.float32], template: NDArray[np.float32]) 
 
 
 def canonical(landmarks: NDArray[np.float32], template: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each face carried onto the template by the affine map that fits its rigid points best: takes off place, size, roll, most of yaw."""
+    """Each face on the template by the affine map that fits its rigid points best: no place, size or roll, little yaw."""
     rigid = landmarks[:, RIGID]
     ones = np.ones((*rigid.shape[:2], 1), np.float32)
     maps = np.linalg.pinv(np.concatenate([rigid, ones], 2).astype(np.float64)) @ template[RIGID]

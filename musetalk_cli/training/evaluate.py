@@ -1,4 +1,4 @@
-"""How good the lite model is on people and voices it has not met. In: prepared held-back clips, the model. Out: figures and dubbed crops.
+"""How good the lite model is on people and voices it has not met. In: prepared held-back clips, the model. Out: figures.
 
 A face of one clip is driven by the voice of another; the lips of the result, found anew in the finished frame, should open as the
 lips of the voice's own speaker did (r), and should not where the voice is moved in time (r shifted).
@@ -59,6 +59,7 @@ def evaluate_all(model: LiteModel, analyser: FaceAnalyser, data: Path, videos: P
 
 
 def video_of(folder: Path, name: str) -> Path:
+    """The clip that was prepared under this name."""
     return next(path for path in sorted(folder.iterdir()) if path.stem == name)
 
 

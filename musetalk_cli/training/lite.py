@@ -59,9 +59,7 @@ def lips(run: Path, data: Folders, whisper: Whisper, epochs: int = 6, threads: T
 
     torch.set_num_threads(threads)
     basis = _basis(run, data)
-    encoder = fit_lips(
-        voice_clips(data, basis), silent_tokens(whisper)[:, HEARD_LAYER], LiteConfig(), LipsConfig(epochs=epochs)
-    )
+    encoder = fit_lips(voice_clips(data, basis), silent_tokens(whisper)[:, HEARD_LAYER], LiteConfig(), LipsConfig(epochs=epochs))
     torch.save(encoder.state_dict(), run / "lips.pt")
 
 

@@ -31,7 +31,7 @@ class AutoencoderConfig:
     folders: tuple[Path, ...]
     lpips: Path
     out: Path
-    loop: LoopConfig = LoopConfig(minutes=22, rate=1.2e-3, clip=0.5)
+    loop: LoopConfig
     batch: int = 12
     seed: int = 0
 
@@ -47,6 +47,7 @@ def train_autoencoder(config: AutoencoderConfig, sizes: LiteConfig) -> Autoencod
 
 
 def finish(state: State, config: AutoencoderConfig) -> Autoencoder:
+    """The moving average, its latents scaled, saved."""
     net = state.average
     assert isinstance(net, Autoencoder)
     batches = pieces(crop_files(config.folders), 64, config.seed + 1, side_px=256, masked=0.0)
@@ -73,6 +74,7 @@ class _Terms:
 
 
 def crop_files(folders: tuple[Path, ...]) -> list[Path]:
+    """The crops of all prepared clips."""
     return sorted(path for folder in folders for path in folder.glob("*.crops.npy") if not path.name.startswith("part."))
 
 

@@ -1,4 +1,4 @@
-"""Trained nets as the package ships them. In: a run folder. Out: float16 safetensors, config.json and manifest.json, each file under 16 MB."""
+"""Trained nets as the package ships them. In: a run folder. Out: float16 safetensors under 16 MB each, config, manifest."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 def export(run: Path, whisper: Path, out: Path, sizes: LiteConfig) -> None:
-    """Writes the files of `run` into `out`; a net that the run does not have yet is written untrained, so that others can begin."""
+    """Writes the nets of `run` into `out`; one that the run does not have yet is written untrained, for a first trial."""
     out.mkdir(parents=True, exist_ok=True)
     for net, name, files in (
         (Autoencoder(sizes), "autoencoder", AUTOENCODER_FILES),
@@ -51,6 +51,7 @@ def whisper_encoder(folder: Path) -> dict[str, Tensor]:
 
 
 def write_manifest(folder: Path) -> None:
+    """`manifest.json`: name, bytes and sha256 of each file."""
     rows = [_row(folder / name) for name in (*FILES, CONFIG_FILE)]
     largest = max(rows, key=lambda row: int(row["bytes"]))
     if int(largest["bytes"]) > LARGEST_FILE:

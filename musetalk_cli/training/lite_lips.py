@@ -63,7 +63,7 @@ class VoiceClip:
         return np.asarray(np.clip((self.codes - middle) / spread, -4, 4), np.float32)
 
     def padded(self) -> NDArray[np.float16]:
-        """(2 F + 10, 384) tokens, the clip's shift put right: the window of frame i is [2 i, 2 i + 10); zeros outside the voice."""
+        """(2 F + 10, 384) tokens, the shift put right: the window of frame i is [2 i, 2 i + 10); zeros outside the voice."""
         index = np.arange(2 * len(self.codes) + WINDOW_TOKENS) - 4 + 2 * self.shift
         inside = (index >= 0) & (index < len(self.tokens))
         return np.where(inside[:, None], self.tokens[np.clip(index, 0, len(self.tokens) - 1)], np.float16(0))
@@ -131,12 +131,12 @@ def in_step(clips: list[VoiceClip], answers: list[NDArray[np.float32]]) -> list[
         near = max(range(-MAX_SHIFT, MAX_SHIFT + 1), key=lambda s: scores[s] - 0.01 * abs(s))
         if scores[near] >= LEAST_AGREEMENT and scores[near] >= max(scores.values()) - 0.1:
             kept.append(replace(clip, shift=clip.shift - near))
-    print(f"in step: {len(kept)} of {len(clips)}; shifts {np.bincount([c.shift + MAX_SHIFT for c in kept], minlength=9)}", flush=True)
+    print(f"in step: {len(kept)} of {len(clips)}", flush=True)
     return kept
 
 
 def set_knots(encoder: LipEncoder, heard: NDArray[np.float32], real: NDArray[np.float32]) -> None:
-    """Carries the quantiles of the answers over to those of real lips; a shape number that is hardly heard is not stretched far."""
+    """Carries the quantiles of the answers over to those of real lips; a number that is hardly heard is not stretched far."""
     valid = ~np.isnan(real[:, 0])
     levels = np.linspace(0.005, 0.995, encoder.knots_heard.shape[1])
     for column in range(heard.shape[1]):
@@ -154,7 +154,8 @@ class _Bank:
     def __init__(self, encoder: LipEncoder, clips: list[VoiceClip], silence: NDArray[np.float16]) -> None:
         parts = [clip.padded() for clip in clips]
         starts = np.cumsum([0, *(len(part) for part in parts)])
-        self.tokens = encoder.standardised(torch.from_numpy(np.concatenate([*parts, silence, silence[:1] * 0]).astype(np.float32)))
+        whole = np.concatenate([*parts, silence, np.zeros_like(silence[:1])]).astype(np.float32)
+        self.tokens = encoder.standardised(torch.from_numpy(whole))
         voiced = [np.flatnonzero(~np.isnan(clip.codes[:, 0])) for clip in clips]
         spoken = [start + 2 * rows for start, rows in zip(starts, voiced, strict=False)]
         self.start = torch.from_numpy(np.concatenate(spoken))

@@ -3,8 +3,8 @@
     frame -> masked latent; another frame of the clip -> reference latent; the frame's own lips -> lip code
     U-Net -> latent -> lower half of the picture, against the frame's: L1, LPIPS around the mouth, L1 of latents
 
-The lip code is that of the picture itself, not of the voice: a picture loss alone teaches a U-Net little about sound (MuseTalk needs
-SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed at once. The voice's own codes come in at work.
+The lip code is that of the picture itself, not of the voice: a picture loss alone teaches a U-Net little about sound (MuseTalk
+needs SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed. The voice's own codes come in at work.
 """
 
 import os
@@ -37,8 +37,8 @@ class UnetConfig:
     folders: tuple[Path, ...]
     lpips: Path
     out: Path
-    loop: LoopConfig = LoopConfig(minutes=55, rate=5e-4, warmup_steps=150, weight_decay=0.01)
-    batch: int = 12
+    loop: LoopConfig
+    batch: int = 8
     seed: int = 0
 
 
@@ -65,6 +65,7 @@ def train_unet(config: UnetConfig, sizes: LiteConfig, autoencoder: Autoencoder, 
 
 
 def finish(state: State, config: UnetConfig) -> LipUNet:
+    """The moving average, saved."""
     net = state.average
     assert isinstance(net, LipUNet)
     torch.save(net.state_dict(), config.out / "unet.pt")

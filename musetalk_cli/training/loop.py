@@ -47,6 +47,7 @@ class State:
 
 
 def new_state(net: nn.Module, config: LoopConfig) -> State:
+    """A run that has not begun."""
     net.to(memory_format=torch.channels_last)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
@@ -110,6 +111,7 @@ def update_average(state: State, keep: float) -> None:
 
 
 def save_checkpoint(state: State, path: Path) -> None:
+    """The whole state, published at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"part.{path.name}")
     torch.save(
@@ -126,6 +128,7 @@ def save_checkpoint(state: State, path: Path) -> None:
 
 
 def load_checkpoint(state: State, path: Path) -> None:
+    """Sets the state to what `save_checkpoint` wrote."""
     kept = torch.load(path, map_location="cpu", weights_only=True)
     state.net.load_state_dict(kept["net"])
     state.average.load_state_dict(kept["average"])

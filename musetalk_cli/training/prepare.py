@@ -1,4 +1,4 @@
-"""Clips made ready for training. In: a folder of clips. Out: a data folder with crops, landmarks and whisper features of each clip.
+"""Clips made ready for training. In: a folder of clips. Out: a data folder with crops, landmarks and whisper features.
 
     clip.mp4 -> 25 fps -> 68 landmarks a frame -> face boxes -> 256 px crops of every n-th frame     OUT/<set>/<clip>.crops.npy
                   16 kHz -> whisper-tiny encoder -> (T, 5, 384), 50 a second                        OUT/<set>/<clip>.npz
@@ -179,7 +179,7 @@ def hear(speech: NDArray[np.float32], encoder: Any, extractor: Any) -> NDArray[n
 
 
 def track_landmarks(frames: list[NDArray[np.uint8]], analyser: EmbeddedAnalyser) -> NDArray[np.float32]:
-    """(F, 68, 2) of the largest face, NaN where there is none; the detector looks every DETECT_EVERY frames or when the face is lost."""
+    """(F, 68, 2) of the largest face, NaN where there is none; the detector looks now and then, or when the face is lost."""
     found = np.full((len(frames), 68, 2), np.nan, np.float32)
     box: NDArray[np.floating] | None = None
     for index, frame in enumerate(frames):
