@@ -80,9 +80,9 @@ WorkDir = Annotated[
 Keep = Annotated[bool, _option("--keep", env="KEEP", help="Keep the work folder after delivery: the next language is quicker.")]
 Fresh = Annotated[bool, _option("--fresh", env="FRESH", help="Forget what earlier runs finished.")]
 Progress = Annotated[ProgressMode, _option("--progress", env="PROGRESS", help="What stderr shows; run.jsonl is always written.")]
-Json = Annotated[bool, _option("--json", env="JSON", help="One JSON object on stdout, errors too.")]
-Quiet = Annotated[bool, _option("-q", "--quiet", env="QUIET", help="Errors only.")]
-Verbose = Annotated[bool, _option("-v", "--verbose", env="VERBOSE", help="Every step, and tracebacks.")]
+Json = Annotated[bool, _option("--json", help="One JSON object on stdout, errors too.")]
+Quiet = Annotated[bool, _option("-q", "--quiet", help="Errors only.")]
+Verbose = Annotated[bool, _option("-v", "--verbose", help="Every step, and tracebacks.")]
 
 
 def main() -> None:

@@ -108,10 +108,10 @@ def test_pixel_weight_favours_the_mouth_and_keeps_the_scale() -> None:
 
 def test_a_step_lowers_the_loss() -> None:
     state = new_state(nn.Linear(4, 1), TOY)
-    before = float(_toy_terms(state.net, 0)["l1"])
+    before = _toy_terms(state.net, 0)["l1"].item()
     for _ in range(20):
         step(state, _toy_terms, {"l1": 1.0}, TOY)
-    assert float(_toy_terms(state.net, 0)["l1"]) < 0.7 * before
+    assert _toy_terms(state.net, 0)["l1"].item() < 0.7 * before
 
 
 def test_rate_warms_up_and_ends_low() -> None:

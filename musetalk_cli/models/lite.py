@@ -23,16 +23,15 @@ from torch.nn import functional
 
 from musetalk_cli.crop import hide_mouth
 from musetalk_cli.errors import MissingError
+from musetalk_cli.models.family import WINDOW
+from musetalk_cli.models.whisper import WIDTH, hidden_states
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-SAMPLE_RATE = 16_000
-SAMPLES_PER_TOKEN = 320  # 50 tokens a second
-BLOCK_SAMPLES = 30 * SAMPLE_RATE  # what whisper hears at a time
-WINDOW_TOKENS = 10
-TOKEN_WIDTH = 384  # of whisper-tiny, and of the U-Net's cross-attention
+WINDOW_TOKENS = WINDOW
+TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
 
@@ -256,28 +255,28 @@ class LiteModel:
 
     nets: LiteNets
     device: torch.device
-    extractor: Any
     name: str = "lite"
     latent_channels: int = 16
 
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
         """(S,) 16 kHz -> (T, 5, 384), T = floor(S / 320): whisper's hidden states, in blocks of 30 s."""
-        blocks = range(0, len(speech), BLOCK_SAMPLES)
-        states = [self._hear(speech[begin : begin + BLOCK_SAMPLES]) for begin in blocks]
-        whole = np.concatenate([np.zeros((0, 5, TOKEN_WIDTH), np.float16), *states])
-        return whole[: len(speech) // SAMPLES_PER_TOKEN]
+        return hidden_states(self.nets.whisper, speech)
 
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
         return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
 
     def infer(
-        self, masked: NDArray[np.float16], reference: NDArray[np.float16], windows: NDArray[np.float16]
+        self,
+        masked: NDArray[np.float16],
+        reference: NDArray[np.float16],
+        windows: NDArray[np.float16],
+        *,
+        fp32: bool = False,
     ) -> NDArray[np.float16]:
-        """windows (N, 10, 5, 384) -> (N, 16, 32, 32)."""
-        codes = self.lip_codes(windows)
-        rows = [self._tensor(masked), self._tensor(reference), torch.from_numpy(codes).to(self.device)]
-        return self._by_rows(self.nets.unet, *rows)
+        """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
+        codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
+        return self._by_rows(self.nets.unet, self._tensor(masked), self._tensor(reference), codes)
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
@@ -290,13 +289,6 @@ class LiteModel:
             rows = [self.nets.lips(row[None].float()) for row in torch.from_numpy(windows).to(self.device)]
         codes: NDArray[np.float32] = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 1), np.float32)
         return codes
-
-    def _hear(self, block: NDArray[np.float32]) -> NDArray[np.float16]:
-        mel = self.extractor(block, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features.to(self.device)
-        with torch.inference_mode():
-            hidden = self.nets.whisper(mel, output_hidden_states=True).hidden_states
-        states: NDArray[np.float16] = torch.stack(hidden, 2)[0].to(torch.float16).cpu().numpy()
-        return states
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
         return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))
@@ -339,7 +331,7 @@ def load_lite(folder: Path, device: torch.device) -> LiteModel:
         net.load_state_dict(_read(folder, names))
         net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
     nets = LiteNets(autoencoder, lips, unet, load_lite_whisper(folder).to(device))
-    return LiteModel(nets, device, _mel_extractor(), latent_channels=config.latent_channels)
+    return LiteModel(nets, device, latent_channels=config.latent_channels)
 
 
 def load_lite_whisper(folder: Path) -> "WhisperEncoder":
@@ -375,9 +367,3 @@ def check_files(folder: Path) -> None:
 
 def _read(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     return {key: value.float() for name in names for key, value in load_file(folder / name).items()}
-
-
-def _mel_extractor() -> Any:
-    from transformers import WhisperFeatureExtractor
-
-    return WhisperFeatureExtractor(feature_size=80, sampling_rate=SAMPLE_RATE, hop_length=160, chunk_length=30, n_fft=400)

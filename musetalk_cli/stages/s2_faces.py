@@ -113,7 +113,7 @@ def read_seen(folder: Path) -> ShotSeen:
 
 @contextmanager
 def _open_analyser(name: str, runtime: Runtime) -> Iterator[FaceAnalyser]:
-    """The face analysis that config names. MediaPipe's part must end before the interpreter does, so each shot opens its own: 20 ms."""
+    """The face analysis that config names; MediaPipe must end before the interpreter does, so each shot opens its own, in 20 ms."""
     if name == "embedded":
         with EmbeddedAnalyser() as analyser:
             yield analyser

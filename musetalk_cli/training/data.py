@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from musetalk_cli.training.prepare import PreparedClip, crops_of, read_prepared, runs
 
 RIGID = np.array([27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45])  # points that speech does not move
+STILL = np.array([0, 1, 15, 16, *RIGID])  # the same and the sides of the face
 MOUTH = np.arange(48, 68)
 MIRRORED = np.array([6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17])  # of MOUTH
 INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
@@ -22,8 +23,9 @@ INNER_LIPS = np.arange(60, 68)
 SHAPES = 7
 CODE_SIZE = 1 + SHAPES
 CODE_LIMIT = 4.0
-IFS_SHARE = 0.5  # of the frames of a clip, by pose and by mouth
-NEIGHBOUR_SHARE = 0.15  # of references taken from next door: at work the reference is the frame itself
+IFS_SHARE = 0.5  # of the frames of a clip, by pose and by mouth; the paper's best
+NEAR_SHARE = 0.1  # of the frames of a clip, by pose: the lite net has too few steps to learn to turn heads
+NEAREST = 6  # frames at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,19 @@ def informative_frames(target: int, jaw: NDArray[np.float32], lips: NDArray[np.f
     return chosen[chosen != target]
 
 
+def near_frames(target: int, points: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Informative frames for a net that will refer to the frame itself: NEAR_SHARE by pose, of these the half with the most other mouth.
+
+    points: (K, 68, 2) in box coordinates.
+    """
+    still, lips = points[:, STILL], points[:, INNER_LIPS] - points[:, STILL].mean(1, keepdims=True)
+    pose = np.linalg.norm(still - still[target], axis=2).mean(1)
+    mouth = np.linalg.norm(lips - lips[target], axis=2).mean(1)
+    near = np.argsort(pose, kind="stable")[1 : max(int(NEAR_SHARE * len(points)), NEAREST) + 1]
+    near = near[near != target]
+    return near[np.argsort(-mouth[near], kind="stable")][: max(len(near) // 2, 1)]
+
+
 def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:
     """(K, 68, 2) source pixels -> the same in the 256 px crop of each box."""
     corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
@@ -169,12 +184,9 @@ class FaceClip:
         return len(self.frame)
 
     def reference(self, target: int, random: np.random.Generator) -> int:
-        """A row to refer to: mostly an informative one, sometimes a neighbour."""
-        near = np.flatnonzero((np.abs(self.frame - self.frame[target]) <= 8) & (np.arange(self.rows) != target))
-        if random.random() < NEIGHBOUR_SHARE and len(near):
-            return int(random.choice(near))
-        chosen = informative_frames(target, self.points[:, JAW], self.points[:, INNER_LIPS])
-        return int(random.choice(chosen)) if len(chosen) else int(random.integers(self.rows))
+        """A row to refer to: of those nearest in pose one of the half that is furthest in mouth."""
+        chosen = near_frames(target, self.points)
+        return int(random.choice(chosen)) if len(chosen) else target
 
 
 def face_clips(folders: list[Path], basis: CodeBasis) -> list[FaceClip]:

@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from musetalk_cli.metrics.lips import correlation, shifted_correlation
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
+from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
 from musetalk_cli.training.data import CodeBasis, lip_codes, read_clips
-from musetalk_cli.training.prepare import SAMPLE_RATE, hear, mel_extractor
 
 MAX_SHIFT = 4  # frames by which a clip's sound may be off and is put right
 FAR_SHIFT = 20
@@ -85,8 +85,8 @@ def silent_tokens(whisper: Path, seed: int = 0) -> NDArray[np.float16]:
 
     encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).get_encoder().eval()
     random = np.random.default_rng(seed)
-    noises = [(level * random.standard_normal(6 * SAMPLE_RATE)).astype(np.float32) for level in (0.0, 1e-4, 1e-3, 4e-3)]
-    return np.concatenate([hear(noise, encoder, mel_extractor()) for noise in noises])
+    noises = [(level * random.standard_normal(6 * SAMPLE_RATE_HZ)).astype(np.float32) for level in (0.0, 1e-4, 1e-3, 4e-3)]
+    return np.concatenate([hidden_states(encoder, noise) for noise in noises])
 
 
 def fit_lips(clips: list[VoiceClip], silence: NDArray[np.float16], sizes: LiteConfig, config: LipsConfig) -> LipEncoder:

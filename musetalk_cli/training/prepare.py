@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 
 from musetalk_cli.crop import crop_face, face_box
 from musetalk_cli.models.analysis import EmbeddedAnalyser
+from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
 
 FPS = 25
-SAMPLE_RATE = 16_000
-TOKENS_PER_S = 50
-SAMPLES_PER_TOKEN = SAMPLE_RATE // TOKENS_PER_S  # 320
-BLOCK_SAMPLES = 30 * SAMPLE_RATE
 DETECT_EVERY = 12  # frames between two looks of the detector while the landmarker keeps the face
 BOX_SIGMA_FRAMES = 1.2  # landmarks jitter by about a pixel; boxes should not
 MIN_FRAMES = 20
@@ -89,7 +86,6 @@ class _Worker:
     config: PrepareConfig
     analyser: EmbeddedAnalyser
     encoder: Any = None
-    extractor: Any = None
 
 
 def _start_worker(config: PrepareConfig) -> None:
@@ -102,7 +98,6 @@ def _start_worker(config: PrepareConfig) -> None:
         from transformers import WhisperModel
 
         _Worker.encoder = WhisperModel.from_pretrained(config.whisper, dtype=torch.float32).get_encoder().eval()
-        _Worker.extractor = mel_extractor()
 
 
 def _prepare_one(path: Path, out: Path) -> bool:
@@ -115,7 +110,7 @@ def _prepare_one(path: Path, out: Path) -> bool:
     chosen = usable[:: _Worker.config.every].astype(np.int32)
     crops = np.stack([crop_face(frames[i], boxes[i]) for i in chosen])
     speech = read_speech(path) if _Worker.config.speech else np.zeros(0, np.float32)
-    features = hear(speech, _Worker.encoder, _Worker.extractor)
+    features = hidden_states(_Worker.encoder, speech) if _Worker.encoder is not None else np.zeros((0, 5, 384), np.float16)
     identity = _Worker.config.identity or path.stem.split("_")[0]
     np.save(_beside(out / f"{path.stem}.crops.npy"), crops)
     os.replace(_beside(out / f"{path.stem}.crops.npy"), out / f"{path.stem}.crops.npy")
@@ -148,34 +143,12 @@ def read_speech(path: Path) -> NDArray[np.float32]:
         video_s = float((container.streams.video[0].start_time or 0) * (container.streams.video[0].time_base or 0))
         audio = container.streams.audio[0]
         audio_s = float((audio.start_time or 0) * (audio.time_base or 0))
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
         blocks = [out.to_ndarray().ravel() for frame in container.decode(audio) for out in resampler.resample(frame)]
         blocks += [out.to_ndarray().ravel() for out in resampler.resample(None)]
     samples = np.concatenate([np.zeros(0, np.float32), *blocks]).astype(np.float32)
-    late = round((audio_s - video_s) * SAMPLE_RATE)
+    late = round((audio_s - video_s) * SAMPLE_RATE_HZ)
     return np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
-
-
-def mel_extractor() -> Any:
-    """Whisper's 80-mel frontend, built from its published numbers; no file."""
-    from transformers import WhisperFeatureExtractor
-
-    return WhisperFeatureExtractor(feature_size=80, sampling_rate=SAMPLE_RATE, hop_length=160, chunk_length=30, n_fft=400)
-
-
-def hear(speech: NDArray[np.float32], encoder: Any, extractor: Any) -> NDArray[np.float16]:
-    """(S,) -> (T, 5, 384): all hidden states of whisper-tiny's encoder in blocks of 30 s, T = floor(S / 320)."""
-    import torch
-
-    if encoder is None or len(speech) < SAMPLES_PER_TOKEN:
-        return np.zeros((0, 5, 384), np.float16)
-    states = []
-    for begin in range(0, len(speech), BLOCK_SAMPLES):
-        mel = extractor(speech[begin : begin + BLOCK_SAMPLES], sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        with torch.inference_mode():
-            hidden = encoder(mel, output_hidden_states=True).hidden_states
-        states.append(torch.stack(hidden, 2)[0].to(torch.float16).numpy())
-    return np.concatenate(states)[: len(speech) // SAMPLES_PER_TOKEN]
 
 
 def track_landmarks(frames: list[NDArray[np.uint8]], analyser: EmbeddedAnalyser) -> NDArray[np.float32]:
