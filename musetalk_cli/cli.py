@@ -62,7 +62,9 @@ Length = Annotated[
 Audio = Annotated[
     list[str], _option("--audio", metavar="[LANG=]PATH", help="The new voice. Repeat for more languages over one analysis.")
 ]
-Lang = Annotated[str, _option("--lang", help="Language of the new voice, where --audio does not say it.")]
+Lang = Annotated[
+    str, _option("--lang", help="Language of the new voice, where --audio does not say it: neither fr=PATH nor fr.wav.")
+]
 Output = Annotated[
     Path | None,
     _option(

@@ -1,26 +1,41 @@
-"""What a dub would see. In: a film. Out: a row for each shot, and a contact sheet with a frame of each, faces framed.
+"""What a dub would see. In: a film. Out: every shot, everyone in it, who is dubbed, who is not and why; and a contact sheet.
 
 Runs the first two stages in the film's work folder, where `dub` finds them done. Knows nothing of voices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.config import DubConfig, Runtime
+from musetalk_cli.contact_sheet import Label, Mark, Tile, draw_pages, letter_of
 from musetalk_cli.errors import OutputExistsError
-from musetalk_cli.progress import clock
+from musetalk_cli.media.video import clock, read_frames, to_rgb
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
-from musetalk_cli.types import Faces, Shot, Source
+from musetalk_cli.stages.s2_faces import ShotSeen, TrackSeen, read_seen
+from musetalk_cli.types import Faces, Source
 
-TILE = (320, 180)  # width, height of a shot on the sheet
-COLUMNS = 6
-MOST_TILES = 240  # a two-hour film has 1500 shots; every n-th is shown then
-TRACK_COLOURS = np.array([(80, 220, 80), (80, 160, 255), (255, 140, 60), (230, 90, 230), (240, 230, 70), (90, 230, 230)])
+
+@dataclass(frozen=True, slots=True)
+class PersonReport:
+    """One person within one shot."""
+
+    person: str  # A, B, ...: as on the contact sheet; the next shot counts anew
+    track: int
+    frames: int  # in which the face is seen
+    frames_dubbed: int
+    width_px: float  # of the face, median
+    height_px: float
+    score: float  # of the detector, median, 0..1
+    similarity: float | None  # cosine to the picture of --face
+    dubbed: bool
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,101 +44,163 @@ class ShotReport:
 
     shot: int
     start: float  # seconds from the film's start
+    duration: float  # seconds
+    first_frame: int
     frames: int
     frames_with_face: int
-    people: int  # tracks that are dubbed
+    frames_dubbed: int
+    dubbed: tuple[tuple[int, int], ...]  # stretches [start, stop) of the film's frames
+    people: int  # who are dubbed
     widest_px: int  # of their boxes
     verdict: str
+    persons: tuple[PersonReport, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
+    """The film and its shots; `sheets` are the pages of the contact sheet."""
+
     film: Path
-    sheet: Path
+    sheets: tuple[Path, ...]
     shots: tuple[ShotReport, ...]
 
     def as_json(self) -> dict[str, object]:
-        return {"film": str(self.film), "shots": [asdict(shot) for shot in self.shots], "sheet": str(self.sheet)}
+        sheets = [str(sheet) for sheet in self.sheets]
+        return {"film": str(self.film), "shots": [asdict(shot) for shot in self.shots], "sheets": sheets}
 
     def lines(self) -> list[str]:
-        head = f"{'shot':>5} {'start':>8} {'frames':>7} {'with face':>9} {'people':>6} {'widest':>7}"
+        head = f"{'shot':>5} {'start':>14} {'frames':>7} {'with face':>9} {'dubbed':>7} {'people':>6} {'widest':>9}"
         rows = [
-            f"{s.shot:5} {clock(s.start):>8} {s.frames:7} {s.frames_with_face:9} {s.people:6} {s.widest_px:4} px  {s.verdict}"
+            f"{s.shot:5} {s.start:12.3f} s {s.frames:7} {s.frames_with_face:9} {s.frames_dubbed:7} {s.people:6} {s.widest_px:6} px"
+            f"  {s.verdict}"
             for s in self.shots
         ]
-        return [head, *rows, str(self.sheet)]
+        return [head, *rows, *(str(sheet) for sheet in self.sheets)]
 
 
 def inspect_film(film: Path, output: Path | None, choices: Choices, place: Place, voice: Voice, *, overwrite: bool) -> Inspection:
-    """Find shots and faces, write the sheet. Raises OutputExistsError where one lies there already."""
+    """Find shots and faces, write the contact sheet: `output`, and for a long film `{stem}-2.png` and so on beside it.
+
+    Raises OutputExistsError where a sheet lies there already.
+    """
     sheet = output or film.with_name(f"{film.stem}.faces.png")
     if sheet.exists() and not overwrite:
         raise OutputExistsError(f"{sheet}: is there already", "-y replaces it, -o names another")
     runtime = choose_runtime(choices)
     with open_session(film, place, voice, deliver=False) as session:
-        source, found = _analyse(film, dub_config(choices, runtime), runtime, session)
-        reports = tuple(_report(shot, faces, source) for shot, faces in zip(source.shots, found, strict=True))
-        _write(sheet, contact_sheet(film, source, found))
-    return Inspection(film, sheet, reports)
+        source, shots = _analyse(film, dub_config(choices, runtime), runtime, session)
+        reports = tuple(report(seen, faces, source) for seen, faces in shots)
+        sheets = tuple(write_sheets(sheet, film, source, shots, reports))
+    return Inspection(film, sheets, reports)
 
 
-def contact_sheet(film: Path, source: Source, found: Sequence[Faces]) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB: a tile for each shot, its middle face framed in the colour of its track."""
-    step = -(-len(found) // MOST_TILES)
-    tiles = [_tile(film, source, faces) for faces in found[::step]]
-    rows = -(-len(tiles) // COLUMNS)
-    sheet = np.zeros((rows * TILE[1], min(COLUMNS, len(tiles)) * TILE[0], 3), np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // COLUMNS * TILE[1], i % COLUMNS * TILE[0]
-        sheet[y : y + TILE[1], x : x + TILE[0]] = tile
-    return sheet
+def report(seen: ShotSeen, faces: Faces, source: Source) -> ShotReport:
+    """What is seen in a shot and what becomes of it."""
+    shot = faces.shot
+    dubbed = np.unique(faces.frame)
+    start, end = source.time(shot.start), source.time(shot.stop) if shot.stop < source.frames else _end(source)
+    return ShotReport(
+        shot=shot.index,
+        start=round(float(start), 3),
+        duration=round(float(end - start), 3),
+        first_frame=shot.start,
+        frames=shot.frames,
+        frames_with_face=shot.frames - seen.faceless,
+        frames_dubbed=len(dubbed),
+        dubbed=tuple(_stretches(dubbed)),
+        people=len(np.unique(faces.track)),
+        widest_px=int((faces.box[:, 2] - faces.box[:, 0]).max()) if faces.rows else 0,
+        verdict=_verdict(len(dubbed), seen),
+        persons=tuple(_person(track) for track in seen.tracks),
+    )
 
 
-def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) -> tuple[Source, list[Faces]]:
+def write_sheets(
+    path: Path, film: Path, source: Source, shots: Sequence[tuple[ShotSeen, Faces]], reports: Sequence[ShotReport]
+) -> Iterator[Path]:
+    """The pages of the contact sheet, each written whole; their paths."""
+    dubbed = sum(shot.frames_dubbed > 0 for shot in reports)
+    facts = (
+        f"{source.size[0]} x {source.size[1]}   {float(source.fps):.6g} fps   {clock(_end(source))}   "
+        f"{len(reports)} shots, {dubbed} dubbed"
+    )
+    tiles = (_tile(film, source, seen, shot) for (seen, _), shot in zip(shots, reports, strict=True))
+    for number, page in enumerate(draw_pages(film.name, facts, tiles, len(reports)), 1):
+        to = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        part = to.with_name(f".{to.name}.part")
+        page.save(part, format="PNG")
+        part.replace(to)
+        yield to
+
+
+def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) -> tuple[Source, list[tuple[ShotSeen, Faces]]]:
     from musetalk_cli.pipeline import Run, find_faces
     from musetalk_cli.stages.s1_demux import demux
 
     source = session.work.do(demux, film, config=config.demux, runtime=runtime, unit="film")
     found = find_faces(source, Run(film, config, runtime, session.work, session.events))
-    return source.load(), [faces.load() for faces in found]
+    return source.load(), [(read_seen(shot.folder), shot.load()) for shot in found]
 
 
-def _report(shot: Shot, faces: Faces, source: Source) -> ShotReport:
-    seen = len(np.unique(faces.frame))
-    widest = int((faces.box[:, 2] - faces.box[:, 0]).max()) if faces.rows else 0
-    verdict = {0: "no face: stays as it is", shot.frames: "dubbed"}.get(
-        seen, f"dubbed; {shot.frames - seen} frames without a face stay"
+def _verdict(dubbed: int, seen: ShotSeen) -> str:
+    if dubbed:
+        return "dubbed" if dubbed == seen.shot.frames else f"dubbed in {dubbed} of {seen.shot.frames} frames"
+    return "nobody is chosen: stays as it is" if seen.tracks else "no face: stays as it is"
+
+
+def _person(track: TrackSeen) -> PersonReport:
+    return PersonReport(
+        person=letter_of(track.track),
+        track=track.track,
+        frames=track.frames,
+        frames_dubbed=track.rows,
+        width_px=track.size_px[0],
+        height_px=track.size_px[1],
+        score=track.score,
+        similarity=track.similarity,
+        dubbed=track.rows > 0,
+        why=track.why,
     )
-    people = len(np.unique(faces.track))
-    return ShotReport(shot.index, float(source.time(shot.start)), shot.frames, seen, people, widest, verdict)
 
 
-def _tile(film: Path, source: Source, faces: Faces) -> NDArray[np.uint8]:
-    """(180, 320, 3): the frame in the middle of the faces, or of the shot."""
-    import cv2
+def _stretches(frames: NDArray[np.integer]) -> Iterator[tuple[int, int]]:
+    """Ascending frames -> half-open ranges of neighbours."""
+    for _, run in groupby(enumerate(int(frame) for frame in frames), lambda pair: pair[1] - pair[0]):
+        numbers = [frame for _, frame in run]
+        yield numbers[0], numbers[-1] + 1
 
-    from musetalk_cli.media.video import read_frames, to_rgb
 
-    shot = faces.shot
-    number = int(faces.frame[faces.rows // 2]) if faces.rows else (shot.start + shot.stop) // 2
-    rgb = np.ascontiguousarray(to_rgb(next(iter(read_frames(film, source, number, number + 1))), source.colour))
-    for row in np.flatnonzero(faces.frame == number):
-        x1, y1, x2, y2 = (int(v) for v in faces.box[row])
-        colour = TRACK_COLOURS[int(faces.track[row]) % len(TRACK_COLOURS)].tolist()
-        cv2.rectangle(rgb, (x1, y1), (x2, y2), colour, max(2, source.size[0] // 200))
-    scale = min(TILE[0] / source.size[0], TILE[1] / source.size[1])
-    small = cv2.resize(rgb, (int(source.size[0] * scale), int(source.size[1] * scale)), interpolation=cv2.INTER_AREA)
-    tile = np.zeros((TILE[1], TILE[0], 3), np.uint8)
-    tile[: small.shape[0], : small.shape[1]] = small
-    cv2.putText(
-        tile, f"{shot.index} {clock(float(source.time(number)))}", (6, 172), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1
+def _tile(film: Path, source: Source, seen: ShotSeen, shot: ShotReport) -> Tile:
+    (frame,) = read_frames(film, source, seen.still, seen.still + 1)
+    marks = tuple(
+        Mark(letter_of(track.track), track.still_box, track.still_landmarks or (), track.rows > 0)
+        for track in seen.tracks
+        if track.still_box is not None
     )
-    return tile
+    labels = [
+        Label(p.person, f"{p.why}, {_of(p.frames_dubbed, shot.frames)}" if p.dubbed else p.why, p.dubbed)
+        for p in _by_weight(shot)
+    ]
+    return Tile(
+        still=to_rgb(frame, source.colour),
+        aspect=float(source.size[0] * source.sar / source.size[1]),
+        title=f"Shot {shot.shot}",
+        time=f"{clock(source.time(shot.first_frame))}   {shot.duration:.1f} s",
+        dubbed=tuple(((a - shot.first_frame) / shot.frames, (b - shot.first_frame) / shot.frames) for a, b in shot.dubbed),
+        marks=marks,
+        labels=tuple(labels) or (Label("", shot.verdict),),
+    )
 
 
-def _write(path: Path, rgb: NDArray[np.uint8]) -> None:
-    from PIL import Image
+def _by_weight(shot: ShotReport) -> list[PersonReport]:
+    return sorted(shot.persons, key=lambda p: (not p.dubbed, -p.width_px * p.height_px * p.frames))
 
-    part = path.with_name(f".{path.name}.part")
-    Image.fromarray(rgb).save(part, format="PNG")
-    part.replace(path)
+
+def _of(part: int, whole: int) -> str:
+    return "all frames" if part == whole else f"{part} of {whole} frames"
+
+
+def _end(source: Source) -> Fraction:
+    """Seconds at which the last frame ends."""
+    last = int(source.durations[-1]) * source.time_base or 1 / source.fps
+    return source.time(source.frames - 1) + last

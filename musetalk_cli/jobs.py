@@ -10,6 +10,7 @@ from pathlib import Path
 
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import OutputExistsError, UsageError
+from musetalk_cli.languages import ISO_639_2, three_letters
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, choose_runtime, dub_config, for_job
 from musetalk_cli.types import DubJob
@@ -52,10 +53,16 @@ def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voic
 
 
 def _voice(text: str, language: str) -> tuple[str, Path]:
-    """ "fr=fr.wav" -> ("fr", fr.wav). A file whose own name looks like that is written ./fr=x.wav."""
-    if found := TAGGED.fullmatch(text):
-        return found["language"], Path(found["path"])
-    return language, Path(text)
+    """fr=voice.wav and fr.wav are both French. A file whose own name looks like the first is written ./fr=x.wav.
+
+    Raises UsageError for what is no language.
+    """
+    found = TAGGED.fullmatch(text)
+    path = Path(found["path"] if found else text)
+    named = path.stem.lower() if path.stem.lower() in ISO_639_2 else ""
+    tag = found["language"] if found else language or named
+    three_letters(tag)
+    return tag, path
 
 
 def _output(film: Path, audio: Path, language: str, output: Path | None) -> Path:

@@ -165,10 +165,10 @@ class Tally:
 
     def line(self) -> str:
         """The whole state in one line, for people."""
-        parts = [f"{self.share:4.0%}", f"{self.finished}/{self.frames} frames"]
+        parts = [f"{self.share:4.0%}", f"{self.finished}/{self.frames} frames"] if self.frames else []
         if self.stage:
-            shot = f" shot {int(self.unit) + 1}/{self.shots}" if self.unit.isdigit() else ""
-            parts.append(f"{self.stage}{shot}")
+            shot = f" shot {int(self.unit) + 1}" if self.unit.isdigit() else ""
+            parts.append(f"{self.stage}{shot}" + (f"/{self.shots}" if shot and self.shots else ""))
         if self.fps:
             parts.append(f"{self.fps:.1f} fps")
         if (left := self.seconds_left) is not None:
@@ -190,7 +190,7 @@ class Plain:
         event = record["event"]
         if event in SPOKEN:
             self._say(sentence(record))
-        elif event in ("stage.start", "stage.done") and time.monotonic() - self._said >= self._every and self._tally.frames:
+        elif event in ("stage.start", "stage.done") and time.monotonic() - self._said >= self._every:
             self._say(self._tally.line())
 
     def _say(self, text: str) -> None:
@@ -216,7 +216,7 @@ class Live:
                 self._say(sentence(record), over=event == "run.done")
             case "error":
                 self.close()
-            case _ if self._tally.frames:
+            case "stage.start" | "stage.done":
                 self._draw()
 
     def _draw(self) -> None:

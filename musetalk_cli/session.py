@@ -28,7 +28,8 @@ class Place:
 
     def folder(self, film: Path) -> Path:
         """Raises InputError where the film cannot be read."""
-        return self.work_dir if self.work_dir is not None else cache_folder() / fingerprint(film)[:16]
+        folder = self.work_dir if self.work_dir is not None else cache_folder() / fingerprint(film)[:16]
+        return folder.absolute()
 
 
 @dataclass(frozen=True, slots=True)

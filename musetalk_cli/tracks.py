@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from musetalk_cli.types import Shot
+
 SAME_PLACE_IOU = 0.2  # of boxes in neighbouring frames; a head of 100 px may move 65 px in a frame
 CUT_STEP = 0.35  # of the face's size: more in one frame is a cut that nobody noticed, not a movement
+SAME_PERSON = 0.5  # cosine of SFace; its published 0.36 takes blurred strangers in the dark for one
 SURE_ROWS, SURE_SCORE = 5, 0.8  # a track of fewer frames must be surer than this, else the detector saw a face in a curtain
 
 
@@ -68,14 +71,14 @@ class Person:
         return np.array([seen.landmarks for seen in self.sightings], np.float32).reshape(-1, 68, 2)
 
 
-def follow(shot: Iterable[Sequence[Sighting]], *, bridge: int, similarity: float) -> list[Person]:
+def follow(frames: Iterable[Sequence[Sighting]], *, bridge: int) -> list[Person]:
     """Sightings of each frame -> persons, in order of appearance, then from left to right.
 
-    bridge: frames that a face may be missing and keep its name by its place alone. similarity: cosine of identities from which on
-    two tracks that never meet in a frame are one person: someone who leaves and returns, or whom a whip pan tore in two.
+    bridge: frames that a face may be missing and keep its name by its place alone. Two tracks that never meet in a frame and are
+    alike are one person: someone who leaves and returns, or whom a whip pan tore in two.
     """
     tracks: list[list[Sighting]] = []
-    for sightings in shot:
+    for sightings in frames:
         live = [track for track in tracks if sightings and sightings[0].frame - track[-1].frame <= bridge + 1]
         pairs = paired(np.array([track[-1].box for track in live]), np.array([seen.box for seen in sightings]), SAME_PLACE_IOU)
         known = {new: live[old] for old, new in pairs}
@@ -84,7 +87,7 @@ def follow(shot: Iterable[Sequence[Sighting]], *, bridge: int, similarity: float
                 known[i].append(seen)
             else:
                 tracks.append([seen])
-    persons = _rejoined([Person(tuple(track)) for track in tracks], similarity)
+    persons = _rejoined([Person(tuple(track)) for track in tracks])
     return sorted(persons, key=lambda person: (person.sightings[0].frame, float(person.sightings[0].box[0])))
 
 
@@ -109,12 +112,12 @@ def around(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.concatenate([landmarks.min(0), landmarks.max(0)]).astype(np.float32)
 
 
-def _rejoined(persons: list[Person], similarity: float) -> list[Person]:
+def _rejoined(persons: list[Person]) -> list[Person]:
     """The most similar pair that never meets becomes one, until no pair is similar enough."""
     while True:
         pairs = [(_likeness(a, b), i, k) for i, a in enumerate(persons) for k, b in enumerate(persons[:i])]
         best = max(pairs, default=(-1.0, 0, 0), key=lambda pair: pair[0])
-        if best[0] < similarity:
+        if best[0] < SAME_PERSON:
             return persons
         first, second = persons[best[2]], persons[best[1]]
         whole = Person(tuple(sorted(first.sightings + second.sightings, key=lambda seen: seen.frame)))
@@ -148,6 +151,14 @@ def filled(person: Person, bridge: int) -> Person:
         if before is not None and after is not None and after.frame - before.frame <= bridge + 1:
             complete.append(seen._replace(landmarks=_between(before, after, seen.frame)))
     return Person(tuple(complete))
+
+
+def steady(person: Person, shot: Shot) -> Person:
+    """Without runs of fewer than SURE_ROWS frames, a twitch of the mouth in the film; one at the shot's edge may go on."""
+    runs = np.split(np.arange(len(person.frames)), np.flatnonzero(np.diff(person.frames) != 1) + 1)
+    at_edge = [len(run) > 0 and (person.frames[run[0]] <= shot.start or person.frames[run[-1]] >= shot.stop - 1) for run in runs]
+    kept = [i for run, edge in zip(runs, at_edge, strict=True) if edge or len(run) >= SURE_ROWS for i in run]
+    return Person(tuple(person.sightings[i] for i in kept))
 
 
 def _between(before: Sighting, after: Sighting, frame: int) -> NDArray[np.float32]:
@@ -196,13 +207,13 @@ def judged(persons: Sequence[Person], *, min_face: int, choose: Callable[[Sequen
 
 
 def _unfit(person: Person, min_face: int) -> Verdict | None:
-    rows = len(person.sightings)
-    if rows < SURE_ROWS and person.score < SURE_SCORE:
-        return Verdict(False, f"seen for {rows} frames only, score {person.score:.2f}: hardly a face")
+    rows = sum(seen.landmarks is not None for seen in person.sightings)
+    if len(person.sightings) < SURE_ROWS and person.score < SURE_SCORE:
+        return Verdict(False, f"seen in {len(person.sightings)} frames only, score {person.score:.2f}: hardly a face")
     if person.size_px[0] < min_face:
         return Verdict(False, f"too small: {person.size_px[0]:.0f} px wide, needs {min_face}")
-    if all(seen.landmarks is None for seen in person.sightings):
-        return Verdict(False, "no landmarks found: turned away or hidden")
+    if not rows or (rows < SURE_ROWS and person.score < SURE_SCORE):
+        return Verdict(False, "no landmarks found: turned away, hidden or no face")
     return None
 
 

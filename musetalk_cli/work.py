@@ -223,7 +223,7 @@ def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
     saved: dict[str, Any] = {}
     for field in fields(record):
         value = getattr(record, field.name)
-        if isinstance(value, np.memmap) and Path(str(value.filename)).parent == out:
+        if isinstance(value, np.memmap) and Path(str(value.filename)).parent == out.resolve():  # numpy resolves it
             value.flush()  # a stage that streams writes {field}.npy itself
             saved[field.name] = f"{field.name}.npy"
         elif isinstance(value, np.ndarray):

@@ -1,5 +1,6 @@
 """Tiny real films for tests. In: what a film should be like. Out: files made by real codecs. Knows nothing of stages."""
 
+import subprocess
 import wave
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -10,6 +11,8 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from musetalk_cli.media.ffmpeg import find_ffmpeg
 
 CODE_BITS = 10  # of the frame number drawn along the top edge, one square a bit
 RATE_HZ = 48_000
@@ -72,6 +75,11 @@ def number_of(rgb: NDArray[np.uint8]) -> int:
     """The number that `numbered_picture` drew, read back from a decoded frame."""
     side = rgb.shape[1] // CODE_BITS
     return sum(1 << bit for bit in range(CODE_BITS) if rgb[side // 2, bit * side + side // 2].mean() > 127)
+
+
+def run_tool(*arguments: str) -> None:
+    """ffmpeg as a person would use it."""
+    subprocess.run([find_ffmpeg(), "-v", "error", "-y", *arguments], check=True, stdin=subprocess.DEVNULL)
 
 
 def make_voice(path: Path, *, seconds: float = 1.0, rate_hz: int = 22_050, channels: int = 1) -> Path:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from musetalk_cli.metrics.lips import correlation, opening, shifted_correlation
-from musetalk_cli.training.data import CODE_SIZE, fit_basis, informative_frames, lip_codes, windows_of
+from musetalk_cli.training.data import CODE_SIZE, fit_basis, informative_frames, lip_codes, near_frames, windows_of
 from musetalk_cli.training.lite_lips import VoiceClip, fold_of, in_step
-from musetalk_cli.training.lite_unet import pixel_weight
+from musetalk_cli.training.lite_unet import cut_out, lip_windows, pixel_weight
 from musetalk_cli.training.loop import LoopConfig, new_state, rate_share, step, train
 from musetalk_cli.training.losses import weighted_l1
 from musetalk_cli.training.prepare import runs, smooth_boxes
@@ -99,11 +99,26 @@ def test_clip_out_of_step_is_shifted_and_clip_of_another_voice_left_out() -> Non
 
 
 def test_pixel_weight_favours_the_mouth_and_keeps_the_scale() -> None:
-    weight = pixel_weight()
+    weight = pixel_weight(torch.tensor([[100.0, 200.0, 30.0, 15.0]]))
+    assert weight.shape == (1, 1, 136, 256)
     assert float(weight.mean()) == pytest.approx(1, abs=1e-4)
-    assert float(weight[75, 128]) > 1.5 * float(weight[0, 0])
-    white, black = torch.ones(1, 3, *weight.shape), torch.zeros(1, 3, *weight.shape)
+    assert float(weight[0, 0, 80, 100]) > 3 * float(weight[0, 0, 0, 0])
+    white, black = torch.ones(1, 3, 136, 256), torch.zeros(1, 3, 136, 256)
     assert float(weighted_l1(white, black, weight)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("centre", [(128.0, 190.0), (10.0, 250.0), (250.0, 125.0)])
+def test_lip_window_stays_in_the_picture(centre: tuple[float, float]) -> None:
+    places = lip_windows(torch.tensor([[*centre, 30.0, 10.0]]), step=63)
+    assert cut_out(torch.zeros(1, 3, 136, 256), places).shape == (1, 3, 112, 144)
+
+
+def test_near_frames_are_of_the_same_pose() -> None:
+    points = np.zeros((40, 68, 2), np.float32)
+    points[20:] += 50  # another pose
+    points[::2, 60:68, 1] += 9  # another mouth
+    chosen = near_frames(1, points)
+    assert len(chosen) and (chosen < 20).all() and (chosen % 2 == 0).all()
 
 
 def test_a_step_lowers_the_loss() -> None:

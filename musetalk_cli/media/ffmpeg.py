@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,22 @@ LOG_LINES = 6  # of ffmpeg's last words in an error message
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
-def run_ffmpeg(output: Any, *, purpose: str, loglevel: str = "error") -> str:
+def run_ffmpeg(
+    output: Any, *, purpose: str, repeated: Sequence[str] = (), unmapped: Path | None = None, loglevel: str = "error"
+) -> str:
     """Run the graph whose last node is `output` (of ffmpeg-python) to its end and return its log.
+
+    What ffmpeg-python cannot say: `repeated`, options of the output that stand there more than once; `unmapped`, one more input,
+    the last, of which no stream is taken.
 
     The child has a session of its own, so that the first Ctrl-C does not reach it; whatever exception ends our waiting kills it,
     and so does our own death where the system knows how (Linux). Raises ResourceError on a full disk, InternalError where ffmpeg
     fails otherwise: what may be wrong with the input is to be found out before.
     """
-    argv = [str(find_ffmpeg()), *("-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel), *ffmpeg.get_args(output)]
+    *graph, target = ffmpeg.get_args(output)
+    argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel, *graph, *repeated, target]
+    if unmapped is not None:
+        argv += ["-protocol_whitelist", PROTOCOLS, "-i", media_url(unmapped)]
     child = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, cast
@@ -100,6 +101,20 @@ def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[
             f"{video.name}: frame {number} at {at} is not what it was when the film was analysed",
             "the file changed or is damaged; put it back, or start again with --fresh",
         )
+
+
+def packet_times(video: Path) -> tuple[NDArray[np.int64], Fraction]:
+    """Timestamps of the picture without decoding it: (F,) ticks, ascending, and the seconds of a tick.
+
+    Equal to what `scan` finds wherever every packet is one frame that shows; fast enough to look over a finished film.
+    """
+    with open_film(video) as film:
+        stream = picture_of(film, video)
+        tick = cast(Fraction, stream.time_base)
+        if _has_ticks(film):
+            return _ticks(video) + _delay(stream), tick
+        shown = (packet for packet in _packets(film, stream, video) if packet.size and not packet.is_discard)
+        return np.array(sorted(cast(int, packet.pts) for packet in shown), np.int64), tick
 
 
 def to_rgb(frame: av.VideoFrame, colour: Colour) -> NDArray[np.uint8]:
@@ -261,6 +276,8 @@ def _frames_from(video: Path, source: Source, start: int, back_s: int | None) ->
     """Frames from the first one at or after `start` on, decoding from a keyframe at least `back_s` seconds before it."""
     with open_film(video) as film:
         stream = cast(VideoStream, film.streams[source.video_stream])
+        if stream.time_base != source.time_base:
+            return  # another film; its ticks are no timestamps of ours
         ticks = source.pts - _delay(stream) if _has_ticks(film) else None
         if back_s is not None:
             stored = (source.pts if ticks is None else ticks)[start]
@@ -268,9 +285,14 @@ def _frames_from(video: Path, source: Source, start: int, back_s: int | None) ->
                 film.seek(int(stored) - int(back_s / source.time_base), stream=stream)
             except av.FFmpegError:
                 return  # no keyframe that far back; the last attempt starts at the film's first packet
-        for frame in _shown(film, stream, video, ticks, from_start=back_s is None):
-            if frame.pts is not None and frame.pts >= source.pts[start]:
-                yield frame
+        try:
+            for frame in _shown(film, stream, video, ticks, from_start=back_s is None):
+                if frame.pts is not None and frame.pts >= source.pts[start]:
+                    yield frame
+        except InputError:
+            if back_s is None:
+                raise
+            # Not the film is damaged but this way into it: a keyframe of a gradual refresh shows nothing until the refresh is over.
 
 
 def _shown(
@@ -288,19 +310,19 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
     stream.codec_context.copy_opaque = True
     waiting: set[int] = set()  # pts of packets whose frame has not come yet
     first: int | None = None  # pts of the first keyframe; what shows before it may lack its references
-    for packet in _packets(film, stream, video):
-        if first is None and packet.size and not packet.is_keyframe:
-            continue
-        if packet.size and not packet.is_discard and packet.pts is not None:
+    packets = dropwhile(lambda packet: packet.size and not packet.is_keyframe, _packets(film, stream, video))
+    for packet in packets:
+        if packet.size and packet.pts is not None:
             first = packet.pts if first is None else first
-            waiting.add(packet.pts)
+            waiting |= set() if packet.is_discard else {packet.pts}
         packet.opaque = packet.dts
         for frame in _decode(stream, packet, video, waiting):
             waiting.discard(cast(int, frame.pts))
-            if first is None or frame.pts is None or frame.pts >= first or from_start:
-                frame.time_base = stream.time_base
-                if frame.is_corrupt and (first is None or frame.pts is None or frame.pts >= first):
-                    raise _damaged(video, stream, frame.pts)
+            frame.time_base = stream.time_base
+            whole = first is None or frame.pts is None or frame.pts >= first
+            if whole and frame.is_corrupt:
+                raise _damaged(video, stream, frame.pts)
+            if whole or from_start:
                 yield frame
     lost = [pts for pts in waiting if first is not None and pts >= first]
     if lost and stream.codec_context.name in ONE_FRAME_A_PACKET:

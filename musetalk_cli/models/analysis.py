@@ -179,6 +179,11 @@ def identity_of(frame_rgb: NDArray[np.uint8], detection: Detection, recogniser: 
     return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
+def five_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(68, 2) -> (5, 2): the eyes' middles, nose tip, corners of the mouth, ordered as `Detection.keypoints`."""
+    return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])
+
+
 def _open_landmarker(path: Path) -> Any:
     with _quiet():
         from mediapipe.tasks.python import BaseOptions

@@ -21,7 +21,7 @@ from face_alignment.utils import CENTER_Y_OFFSET, REFERENCE_SCALE, SCALE_FACTOR,
 from numpy.typing import NDArray
 
 from musetalk_cli.errors import MissingError
-from musetalk_cli.models.analysis import Detection, identity_of, open_recogniser
+from musetalk_cli.models.analysis import Detection, five_of, identity_of, open_recogniser
 from musetalk_cli.weights import FAN as FAN_FILE
 from musetalk_cli.weights import S3FD as S3FD_FILE
 from musetalk_cli.weights import locate
@@ -79,7 +79,7 @@ class FaceAlignmentAnalyser:
         points = self.landmarks(frame_rgb, detection.box)
         if points is None:
             raise ValueError(f"no area in the box {detection.box}")
-        return identity_of(frame_rgb, detection._replace(keypoints=_five_of(points)), self._recogniser)
+        return identity_of(frame_rgb, detection._replace(keypoints=five_of(points)), self._recogniser)
 
     def _candidates(self, small_rgb: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
         """Rows x1 y1 x2 y2 score."""
@@ -114,16 +114,7 @@ def _peaks(heat: NDArray[np.float32]) -> NDArray[np.float64]:
     y, x = np.divmod(heat.reshape(points, -1).argmax(1), side)
     k = np.arange(points)
     inside = (x > 0) & (x < side - 1) & (y > 0) & (y < side - 1)
-    left, right, above, below = (
-        np.maximum(x - 1, 0),
-        np.minimum(x + 1, side - 1),
-        np.maximum(y - 1, 0),
-        np.minimum(y + 1, side - 1),
-    )
-    slope = np.stack([heat[k, y, right] - heat[k, y, left], heat[k, below, x] - heat[k, above, x]], 1)
+    padded = np.pad(heat, ((0, 0), (1, 1), (1, 1)))
+    right, left, below, above = padded[k, y + 1, x + 2], padded[k, y + 1, x], padded[k, y + 2, x + 1], padded[k, y, x + 1]
+    slope = np.stack([right - left, below - above], 1)
     return np.asarray(np.stack([x, y], 1) + 0.5 + 0.25 * np.sign(slope) * inside[:, None], np.float64)
-
-
-def _five_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(68, 2) -> (5, 2): the eyes' middles, nose tip, corners of the mouth, as YuNet orders them."""
-    return np.stack([points[36:42].mean(0), points[42:48].mean(0), points[30], points[48], points[54]])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from musetalk_cli.crop import hide_mouth
+from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
 from musetalk_cli.models.family import WINDOW
 from musetalk_cli.models.whisper import WIDTH, hidden_states
@@ -34,6 +34,9 @@ WINDOW_TOKENS = WINDOW
 TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
+FLOW_PX = 16.0  # what one unit of the U-Net's answer moves
+PAINTED_FROM = 10  # latent row from which the answer is decoded; nothing changes above the mask
+KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that begins at row 10 is right from here
 
 AUTOENCODER_FILES = ("autoencoder.safetensors",)
 LIPS_FILES = ("lips.safetensors",)
@@ -195,10 +198,18 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     return (y0 + part * (y1 - y0)).T
 
 
-class LipUNet(nn.Module):
-    """[masked, reference] latents and lip codes -> the latent of the answer, in one step, painted onto the reference.
+class Answer(NamedTuple):
+    """What the U-Net says of a face: how the picture of the reference moves, and what is painted where moving is not enough."""
 
-    At work the reference is the frame itself, so that whatever the lips do not move stays as it was.
+    paint: Tensor  # (N, 16, 32, 32) latent of the painted face
+    flow: Tensor  # (N, 2, 64, 64) px: how far right and down in the reference the same is found
+    alpha: Tensor  # (N, 1, 64, 64) 0..1: how much of the paint shows
+
+
+class LipUNet(nn.Module):
+    """[masked, reference] latents and lip codes -> Answer, in one step.
+
+    At work the reference is the frame itself: lips are moved, the inside of the mouth is painted, all else stays as it was.
     """
 
     def __init__(self, config: LiteConfig) -> None:
@@ -208,12 +219,37 @@ class LipUNet(nn.Module):
         self.tokens = nn.Linear(256, config.code_tokens * TOKEN_WIDTH)
         self.unet = make_unet(config)
 
-    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Answer:
         spread = self.spread(codes)
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         out: Tensor = self.unet(torch.cat([masked, reference], 1), step, tokens, class_labels=spread, return_dict=False)[0]
-        return reference + out
+        paint, flow, alpha = out.float().split((self.config.latent_channels, 8, 4), 1)
+        flow, alpha = functional.pixel_shuffle(flow, 2), functional.pixel_shuffle(alpha, 2)
+        return Answer(reference + paint, FLOW_PX * flow, torch.sigmoid(alpha - 2))
+
+
+def paint_face(autoencoder: Autoencoder, reference: Tensor, answer: Answer) -> Tensor:
+    """The answer as a picture, from row 8 * PAINTED_FROM down: (N, 3, 256 - 8 * PAINTED_FROM, 256) in [-1, 1]."""
+    lower = slice(PAINTED_FROM, None)
+    still = autoencoder.decode(reference[:, :, lower]).float()
+    new = autoencoder.decode(answer.paint[:, :, lower]).float()
+    rows = torch.arange(8 * PAINTED_FROM, CROP_PX, device=still.device)
+    allowed = ((rows - MASK_ROW + 8) / 12).clamp(0, 1).view(1, 1, -1, 1)  # nothing changes above the mask's edge
+    flow, alpha = (
+        allowed * functional.interpolate(part.float(), scale_factor=4, mode="bilinear")[:, :, 8 * PAINTED_FROM :]
+        for part in (answer.flow, answer.alpha)
+    )
+    return warp(still, flow) * (1 - alpha) + new * alpha
+
+
+def warp(images: Tensor, flow: Tensor) -> Tensor:
+    """(N, 3, H, W) and (N, 2, H, W) px -> images where each pixel is taken from `flow` further right and down."""
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device).view(1, -1, 1) + flow[:, 1]
+    columns = torch.arange(width, device=images.device).view(1, 1, -1) + flow[:, 0]
+    grid = torch.stack([columns * 2 / (width - 1) - 1, rows * 2 / (height - 1) - 1], 3)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
@@ -224,7 +260,7 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
     return UNet2DConditionModel(
         sample_size=LATENT_PX,
         in_channels=2 * config.latent_channels,
-        out_channels=config.latent_channels,
+        out_channels=config.latent_channels + 8 + 4,  # paint; flow and alpha on four cells each
         down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * depth),
         up_block_types=(*["CrossAttnUpBlock2D"] * depth, "UpBlock2D"),
         block_out_channels=config.unet_widths,
@@ -276,7 +312,7 @@ class LiteModel:
     ) -> NDArray[np.float16]:
         """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
         codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
-        return self._by_rows(self.nets.unet, self._tensor(masked), self._tensor(reference), codes)
+        return self._by_rows(self._answer, self._tensor(masked), self._tensor(reference), codes)
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
@@ -289,6 +325,12 @@ class LiteModel:
             rows = [self.nets.lips(row[None].float()) for row in torch.from_numpy(windows).to(self.device)]
         codes: NDArray[np.float32] = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 1), np.float32)
         return codes
+
+    def _answer(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
+        """The picture that the U-Net asks for, back as a latent."""
+        picture = paint_face(self.nets.autoencoder, reference, self.nets.unet(masked, reference, codes))
+        lower = self.nets.autoencoder.encode(picture.contiguous(memory_format=torch.channels_last))
+        return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - PAINTED_FROM :]], 2)
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
         return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))

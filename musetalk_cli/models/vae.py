@@ -47,7 +47,7 @@ def encode(vae: AutoencoderKL, crops_rgb: Tensor) -> Tensor:
 
     The mode of the posterior: the published scripts draw an unseeded sample and differ from run to run.
     """
-    images = crops_rgb.permute(0, 3, 1, 2).to(vae.dtype) / 255
+    images = crops_rgb.permute(0, 3, 1, 2).contiguous().to(vae.dtype) / 255  # one layout, or the last bits differ
     latents: Tensor = vae.encode((images - 0.5) / 0.5).latent_dist.mode()
     return latents * LATENT_SCALE
 

@@ -45,7 +45,8 @@ def hidden_states(encoder: WhisperEncoder, speech: NDArray[np.float32]) -> NDArr
     for first in range(0, len(speech), BLOCK_SAMPLES):
         token = first // SAMPLES_PER_TOKEN
         kept = states[token : token + BLOCK_SAMPLES // SAMPLES_PER_TOKEN]
-        kept[:] = _heard(encoder, speech[first : first + BLOCK_SAMPLES])[: len(kept)]
+        if len(kept):  # fewer samples than a token: nothing to hear
+            kept[:] = _heard(encoder, speech[first : first + BLOCK_SAMPLES])[: len(kept)]
     return states
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from musetalk_cli.config import DemuxConfig, Runtime
 from musetalk_cli.errors import InputError
@@ -81,21 +80,19 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
 
 
 def mean_fps(timeline: Timeline, picture: VideoStream) -> Fraction:
-    """Exact mean rate in frames a second; a common rate where every timestamp is within a tick of it (Matroska rounds to ms)."""
+    """Mean rate in frames a second: exact where all frames are equally long, a common rate where every timestamp is within a tick
+    of it (Matroska rounds to milliseconds)."""
     pts, tick = timeline.pts, cast(Fraction, picture.time_base)
     if len(pts) < 2:
         return picture.average_rate or Fraction(25)
+    steps = np.diff(pts)
+    if steps.min() == steps.max():
+        return 1 / (int(steps[0]) * tick)
     for fps in COMMON_FPS:
-        ideal = np.array([round(number / fps / tick) for number in (len(pts) // 2, len(pts) - 1)])
-        if np.abs(pts[[len(pts) // 2, -1]] - pts[0] - ideal).max() <= 1 and _is_even(pts, fps, tick):
+        ideal = np.arange(len(pts)) * float(1 / fps / tick)
+        if np.abs(pts - pts[0] - ideal).max() <= 1:
             return fps
     return ((len(pts) - 1) / (int(pts[-1] - pts[0]) * tick)).limit_denominator(1_000_000)
-
-
-def _is_even(pts: NDArray[np.int64], fps: Fraction, tick: Fraction) -> bool:
-    step = 1 / fps / tick  # ticks a frame
-    ideal = np.arange(len(pts)) * step.numerator / step.denominator
-    return bool(np.abs(pts - pts[0] - ideal).max() <= 1.5)
 
 
 def _header_log(video: Path, index: int) -> str:

@@ -22,7 +22,7 @@ from musetalk_cli.config import FacesConfig, Runtime
 from musetalk_cli.crop import face_box
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.media.video import read_frames, to_rgb
-from musetalk_cli.models.analysis import Detection, EmbeddedAnalyser, FaceAnalyser
+from musetalk_cli.models.analysis import Detection, EmbeddedAnalyser, FaceAnalyser, five_of
 from musetalk_cli.tracks import (
     Person,
     Sighting,
@@ -37,6 +37,7 @@ from musetalk_cli.tracks import (
     judged,
     paired,
     smoothed,
+    steady,
 )
 from musetalk_cli.types import Faces, Shot, Source
 from musetalk_cli.work import stage
@@ -44,6 +45,7 @@ from musetalk_cli.work import stage
 DETECT_EVERY = 8  # frames, counted from the film's first, so that neighbouring chunks look at the same ones
 IDENTIFY_EVERY = 24  # frames; and at a face's first look
 SAME_FACE_IOU = 0.3  # of landmarks and the detector's box of the same face, which also holds the forehead
+AGREE = 0.1  # of the face's size: how far the detector's eyes, nose and mouth may lie from the landmarks; profiles: 0.1 to 0.2
 CLOSE_UP = 0.65  # of the box, for a second try where the landmarker saw the neighbour instead
 NEAR_MIN_FACE = 0.8  # of min_face: someone who is large enough by and large keeps his row in every frame
 MOUTH = slice(48, 68)
@@ -92,7 +94,7 @@ def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runti
         )
     with _open_analyser(config.analyser, runtime) as analyser:
         choose = _chooser(config, analyser)
-        seen = follow(_observe(video, source, shot, analyser, config), bridge=config.bridge, similarity=config.similarity)
+        seen = follow(_observe(video, source, shot, analyser, config), bridge=config.bridge)
     persons = [(person, within) for person in seen if (within := _within(person, shot)).sightings]
     verdicts = judged([within for _, within in persons], min_face=config.min_face, choose=choose)
     rows = [
@@ -113,7 +115,7 @@ def read_seen(folder: Path) -> ShotSeen:
 
 @contextmanager
 def _open_analyser(name: str, runtime: Runtime) -> Iterator[FaceAnalyser]:
-    """The face analysis that config names; MediaPipe must end before the interpreter does, so each shot opens its own, in 20 ms."""
+    """The face analysis that config names; MediaPipe must end before Python does, so each shot opens its own in 20 ms."""
     if name == "embedded":
         with EmbeddedAnalyser() as analyser:
             yield analyser
@@ -228,14 +230,23 @@ def _look(frame: _Frame, known: list[Detection] | None = None, *, analyser: Face
 
 
 def _landmarks(rgb: NDArray[np.uint8], face: Detection, analyser: FaceAnalyser) -> NDArray[np.float32] | None:
-    """(68, 2) of this face and no other; None where there are none, or the mouth lies outside the picture."""
+    """(68, 2) of this face and no other; None where there are none to be trusted, or the mouth lies outside the picture."""
     centre = np.tile((face.box[:2] + face.box[2:]) / 2, 2)
     for box in (face.box, centre + (face.box - centre) * CLOSE_UP):
         points = analyser.landmarks(rgb, box)
-        if points is not None and iou(around(points), face.box) >= SAME_FACE_IOU:
+        if points is not None and _fit(points, face):
             x, y = points[MOUTH].mean(0)
             return points if 0 <= x < rgb.shape[1] and 0 <= y < rgb.shape[0] else None
     return None
+
+
+def _fit(points: NDArray[np.float32], face: Detection) -> bool:
+    """Whether two networks that know nothing of each other see the same face: else it is the neighbour's, or a profile, on which
+    MediaPipe draws a front view. A detector without keypoints (NaN) is asked for the place alone."""
+    if iou(around(points), face.box) < SAME_FACE_IOU:
+        return False
+    apart = np.linalg.norm(five_of(points) - face.keypoints, axis=1).mean() / np.sqrt(np.prod(face.box[2:] - face.box[:2]))
+    return not apart > AGREE
 
 
 def _sighting(frame: _Frame, face: _Face, known: list[_Face] | None, analyser: FaceAnalyser) -> Sighting:
@@ -257,7 +268,7 @@ class _Row(NamedTuple):
 
 
 def _rows(person: Person, shot: Shot, size: tuple[int, int], config: FacesConfig) -> Iterator[_Row]:
-    whole = filled(person, config.bridge)
+    whole = steady(filled(person, config.bridge), shot)
     for frame, points in zip(whole.frames, smoothed(whole.frames, whole.landmarks, config.smooth), strict=True):
         box = face_box(points, size, margin=config.margin, shift=config.shift)
         if shot.start <= frame < shot.stop and box is not None:

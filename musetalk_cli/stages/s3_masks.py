@@ -25,6 +25,7 @@ from musetalk_cli.work import stage
 
 ALPHA_PX = 256  # S: side of the alpha grid over the square
 CROPS_A_BATCH = 8
+UPPER_FADE = 2  # the fade below the half line, in feathers: cheeks move least there, and networks are worst at their mask's edge
 STEADY_SIGMA = 1.5  # frames; BiSeNet looks at each frame alone and its outlines flicker
 
 # The 68 points of 300-W, in the order that draws an outline.
@@ -190,7 +191,7 @@ def _feathered(
     rises = _ramp(left, reach, cut[0])
     columns = rises * _ramp(ALPHA_PX - right, reach, cut[2])[::-1]
     top = max(top, int(ALPHA_PX * config.upper))
-    rows = _ramp(top, reach, bool(cut[1]) and config.upper <= 0)
+    rows = _ramp(top, UPPER_FADE * reach, bool(cut[1]) and config.upper <= 0)
     rows *= _ramp(ALPHA_PX - bottom, float(np.clip(below_chin, reach / 2, reach)), cut[3])[::-1]
     return np.rint(blurred * rows[:, None] * columns).astype(np.uint8)
 

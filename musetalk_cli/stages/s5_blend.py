@@ -31,10 +31,12 @@ from musetalk_cli.work import stage
 T = TypeVar("T")
 FRAMES_AHEAD = 4  # decoded but not yet blended, and likewise blended but not yet encoded
 TINT_CELLS = 32  # side of the grid on which colour is compared: 8 pixels of the crop a cell
-TINT_SIGMA = 4.0  # cells; smoother than any feature of a face, so that only light and skin tone pass
-TINT_OUTLIER = 12.0  # code values; a cell that differs by more shows something else, not another tint
+TINT_SIGMA = 2.5  # cells; smoother than any feature of a face, so that only light and skin tone pass
+TINT_OUTLIER = 12.0  # code values from the tint around; a cell further off shows something else, not another tint
+TINT_ROUNDS = 3  # of weighing down outliers
+TINT_DOUBT = 0.01  # weight of the usual tint of the face, against up to 1 of what is seen around
 TINT_MEMORY = 12  # faces over which the tint is averaged
-TINT_DOUBT = 0.02  # weight of the belief that there is no tint, where all cells are outliers
+LIPS = slice(48, 60)  # outer lips of the 68 points
 
 
 @stage(version=1)
@@ -135,44 +137,55 @@ class Tint:
     """How far a track's generated crops are from the film's colour, at low frequency, steady over time.
 
     An autoencoder shifts colour a little, differently from place to place. Where film and crop show the same thing (all but the
-    mouth and what moves with it) their difference is that shift; it is carried smoothly into the mouth. Nothing is corrected
-    where the crop is perfect. Only the past is averaged: the shift belongs to the network and the face, and changes slowly.
+    mouth and what else moved) their difference is that shift; it is carried smoothly into the mouth. Nothing is corrected where
+    the crop is perfect. Only the past is averaged: the shift belongs to the network and the face, and changes slowly.
     """
 
     def __init__(self) -> None:
         self._sum = np.zeros((TINT_CELLS, TINT_CELLS, 3), np.float32)
-        self._weight = np.zeros((TINT_CELLS, TINT_CELLS), np.float32)
+        self._weight = np.zeros((TINT_CELLS, TINT_CELLS, 1), np.float32)
 
     def seen(self, film: NDArray[np.uint8], crop: NDArray[np.uint8], mouth: NDArray[np.bool_]) -> NDArray[np.float32]:
         """film, crop: (256, 256, 3) RGB of one face; mouth: (32, 32) cells to leave out -> (32, 32, 3) to add to the crop."""
         difference = _cells(film) - _cells(crop)
-        outlying = np.abs(difference).max(axis=2) / TINT_OUTLIER
-        weight = np.exp(-0.5 * outlying**2) * ~mouth
+        weighted, weight = _agreed(difference, ~mouth)
         keep = np.float32(1 - 1 / TINT_MEMORY)
-        self._sum = self._sum * keep + _smooth(difference * weight[..., None])
-        self._weight = self._weight * keep + _smooth(weight)
-        field: NDArray[np.float32] = self._sum / (self._weight + np.float32(TINT_DOUBT))[..., None]
-        return field
+        self._sum = self._sum * keep + weighted
+        self._weight = self._weight * keep + weight
+        return self._sum / self._weight
 
 
 def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(rgb.astype(np.float32), (TINT_CELLS, TINT_CELLS), interpolation=cv2.INTER_AREA), np.float32)
 
 
+def _agreed(difference: NDArray[np.float32], same: NDArray[np.bool_]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(32, 32, 3), (32, 32) -> numerator (32, 32, 3) and weight (32, 32, 1) of the smooth field that most cells agree on."""
+    usual = np.median(difference[same], axis=0)  # the start, and where no cell agrees the answer
+    weighted, total = usual * TINT_DOUBT, np.full((TINT_CELLS, TINT_CELLS, 1), TINT_DOUBT, np.float32)
+    for _ in range(TINT_ROUNDS):
+        outlying = np.abs(difference - weighted / total).max(axis=2, keepdims=True) / np.float32(TINT_OUTLIER)
+        weight = np.exp(-0.5 * outlying**2) * same[..., None]
+        weighted = _smooth(difference * weight) + usual * np.float32(TINT_DOUBT)
+        total = _smooth(weight) + np.float32(TINT_DOUBT)
+    return weighted, total
+
+
 def _smooth(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(cells, (0, 0), TINT_SIGMA, borderType=cv2.BORDER_CONSTANT), np.float32)
+    """(32, 32, C) -> the same, low-pass; nothing lies beyond the border."""
+    smooth = cv2.GaussianBlur(cells, (0, 0), TINT_SIGMA, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(smooth, np.float32).reshape(cells.shape)
 
 
 def _mouth_cells(landmarks: NDArray[np.floating], box: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """(32, 32) cells of the crop that speech moves: an ellipse from the nose to below the chin, 1.2 mouth widths wide."""
+    """(32, 32) cells of the crop that open and close: an ellipse of 1.3 by 1.1 mouth widths around the lips."""
     x1, y1, x2, y2 = (float(v) for v in box)
-    scale = np.array([TINT_CELLS / (x2 - x1), TINT_CELLS / (y2 - y1)])
-    points = (landmarks - np.array([x1, y1])) * scale
-    top, bottom = points[33, 1], points[8, 1]
-    centre = np.array([points[48:60, 0].mean(), (top + bottom) / 2])
-    radii = np.array([1.2 * np.ptp(points[48:60, 0]) / 2, 1.1 * abs(bottom - top) / 2]) + 1
-    ys, xs = np.mgrid[:TINT_CELLS, :TINT_CELLS] + 0.5
-    inside: NDArray[np.bool_] = ((xs - centre[0]) / radii[0]) ** 2 + ((ys - centre[1]) / radii[1]) ** 2 < 1
+    lips = landmarks[LIPS]
+    width = float(np.ptp(lips, axis=0).max())
+    xs = (np.arange(TINT_CELLS) + 0.5) * (x2 - x1) / TINT_CELLS + x1
+    ys = (np.arange(TINT_CELLS) + 0.5) * (y2 - y1) / TINT_CELLS + y1
+    x, y = (xs - lips[:, 0].mean()) / (0.65 * width), (ys - lips[:, 1].mean()) / (0.55 * width)
+    inside: NDArray[np.bool_] = x[None] ** 2 + y[:, None] ** 2 < 1
     return inside
 
 

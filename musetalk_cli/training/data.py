@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +25,7 @@ SHAPES = 7
 CODE_SIZE = 1 + SHAPES
 CODE_LIMIT = 4.0
 IFS_SHARE = 0.5  # of the frames of a clip, by pose and by mouth; the paper's best
-NEAR_SHARE = 0.1  # of the frames of a clip, by pose: the lite net has too few steps to learn to turn heads
+NEAR_SHARE = 0.15  # of the frames of a clip, by pose: the lite net has too few steps to learn to turn heads
 NEAREST = 6  # frames at least
 
 
@@ -151,7 +152,7 @@ def informative_frames(target: int, jaw: NDArray[np.float32], lips: NDArray[np.f
 
 
 def near_frames(target: int, points: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Informative frames for a net that will refer to the frame itself: NEAR_SHARE by pose, of these the half with the most other mouth.
+    """Informative frames for a net that will refer to the frame itself: few by pose, of these the half with the least like mouth.
 
     points: (K, 68, 2) in box coordinates.
     """
@@ -161,6 +162,44 @@ def near_frames(target: int, points: NDArray[np.float32]) -> NDArray[np.intp]:
     near = np.argsort(pose, kind="stable")[1 : max(int(NEAR_SHARE * len(points)), NEAREST) + 1]
     near = near[near != target]
     return near[np.argsort(-mouth[near], kind="stable")][: max(len(near) // 2, 1)]
+
+
+def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(2, 3): shift, turn and scale that carry points onto others best."""
+    a, b = one.mean(0).astype(np.float64), other.mean(0).astype(np.float64)
+    z, w = (one - a) @ np.array([1, 1j]), (other - b) @ np.array([1, 1j])
+    turn = (z.conj() @ w) / max((z.conj() @ z).real, 1e-9)
+    matrix = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.concatenate([matrix, (b - matrix @ a)[:, None]], 1)
+
+
+def lower_face(points: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(256, 256): 1 on mouth and chin of both faces, 0 from the nose up, on the cheeks' sides and well below; soft between."""
+    top = float(points[33, 1])
+    bottom = float(max(points[8, 1], others[8, 1])) + 14
+    centre_x, half_x = float(points[48:60, 0].mean()), 0.42 * float(np.ptp(points[JAW, 0]))
+    centre_y, half_y = (top + bottom) / 2, max((bottom - top) / 2, 8.0)
+    rows, columns = np.mgrid[0:256, 0:256].astype(np.float32)
+    away = ((columns - centre_x) / half_x) ** 2 + ((rows - centre_y) / half_y) ** 4
+    return np.clip((1.2 - away) / 0.4, 0, 1).astype(np.float32)
+
+
+def lip_flow(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(2, 64, 64): for each cell of a crop with points `wanted`, how far away in px a crop with points `found` shows the same.
+
+    Known at the lips and the chin, zero at still points and at the edge, between them by inverse distance.
+    """
+    edge = np.array(
+        [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 255) if x in (0, 255) or y in (0, 255)], np.float32
+    )
+    moving = np.concatenate([MOUTH, np.arange(5, 12)])
+    places = np.concatenate([wanted[moving], wanted[STILL], edge])
+    moves = np.concatenate([(found - wanted)[moving], np.zeros((len(STILL) + len(edge), 2), np.float32)])
+    rows, columns = np.mgrid[0:64, 0:64] * 4 + 1.5
+    cells = np.stack([columns.ravel(), rows.ravel()], 1)
+    weight = 1 / (np.square(cells[:, None] - places[None]).sum(2) + 9.0) ** 1.5
+    flow = weight @ moves / weight.sum(1, keepdims=True)
+    return np.asarray(flow.T.reshape(2, 64, 64), np.float32)
 
 
 def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -187,6 +226,24 @@ class FaceClip:
         """A row to refer to: of those nearest in pose one of the half that is furthest in mouth."""
         chosen = near_frames(target, self.points)
         return int(random.choice(chosen)) if len(chosen) else target
+
+    def with_lips_of(self, row: int, target: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """(256, 256, 3): crop `target` with the mouth and chin of `row`, as if the same frame had said something else.
+
+        And (68, 2): where its points are.
+
+        So that the net learns lips and nothing but lips: two frames of a clip differ in pose and light too, and those differences
+        are most of the loss (0.1 of L1 for the nearest pair of an ordinary clip, hardly less with the pair aligned).
+        """
+        near = similarity(self.points[row, STILL], self.points[target, STILL])
+        mixed, said = np.array(self.crops[target]), np.array(self.crops[row])
+        other = cv2.warpAffine(said, near, (256, 256), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        moved = self.points[row] @ near[:, :2].T + near[:, 2]
+        alpha = lower_face(self.points[target], moved)[96:, :, None]
+        light = (mixed[64:128, 64:192].mean((0, 1)) - other[64:128, 64:192].mean((0, 1))).astype(np.float32)
+        lower = mixed[96:] * (1 - alpha) + (other[96:] + light) * alpha
+        mixed[96:] = np.clip(np.rint(lower), 0, 255).astype(np.uint8)
+        return mixed, moved.astype(np.float32)
 
 
 def face_clips(folders: list[Path], basis: CodeBasis) -> list[FaceClip]:

@@ -59,16 +59,16 @@ def train(state: State, terms: LossTerms, weights: Mapping[str, float], config: 
     if checkpoint.exists():
         load_checkpoint(state, checkpoint)
     saved_s = state.elapsed_s
-    sums: dict[str, float] = {}
+    seen: dict[str, list[float]] = {}
     while not _finished(state, config):
         begun = time.monotonic()
         found = step(state, terms, weights, config)
         state.elapsed_s += time.monotonic() - begun
         for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + value
+            seen.setdefault(name, []).append(value)
         if state.step % config.log_every == 0:
-            _report(state, sums, config.log_every)
-            sums = {}
+            _report(state, seen)
+            seen = {}
         if state.elapsed_s - saved_s > config.save_every_s:
             save_checkpoint(state, checkpoint)
             saved_s = state.elapsed_s
@@ -140,6 +140,6 @@ def _finished(state: State, config: LoopConfig) -> bool:
     return state.elapsed_s >= 60 * config.minutes or (0 < config.max_steps <= state.step)
 
 
-def _report(state: State, sums: Mapping[str, float], count: int) -> None:
-    terms = "  ".join(f"{name} {value / count:.4f}" for name, value in sums.items())
+def _report(state: State, seen: Mapping[str, list[float]]) -> None:
+    terms = "  ".join(f"{name} {sum(values) / len(values):.4f}" for name, values in seen.items())
     print(f"step {state.step}  {state.elapsed_s / 60:.1f} min  {terms}", flush=True)
