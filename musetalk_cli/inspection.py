@@ -71,8 +71,8 @@ class Inspection:
     def lines(self) -> list[str]:
         head = f"{'shot':>5} {'start':>14} {'frames':>7} {'with face':>9} {'dubbed':>7} {'people':>6} {'widest':>9}"
         rows = [
-            f"{s.shot:5} {s.start:12.3f} s {s.frames:7} {s.frames_with_face:9} {s.frames_dubbed:7} {s.people:6} {s.widest_px:6} px"
-            f"  {s.verdict}"
+            f"{s.shot:5} {s.start:12.3f} s {s.frames:7} {s.frames_with_face:9} {s.frames_dubbed:7} {s.people:6} "
+            f"{s.widest_px:6} px  {s.verdict}"
             for s in self.shots
         ]
         return [head, *rows, *(str(sheet) for sheet in self.sheets)]

@@ -209,12 +209,16 @@ def judged(persons: Sequence[Person], *, min_face: int, choose: Callable[[Sequen
 def _unfit(person: Person, min_face: int) -> Verdict | None:
     rows = sum(seen.landmarks is not None for seen in person.sightings)
     if len(person.sightings) < SURE_ROWS and person.score < SURE_SCORE:
-        return Verdict(False, f"seen in {len(person.sightings)} frames only, score {person.score:.2f}: hardly a face")
+        return Verdict(False, f"seen too briefly: {_frames(len(person.sightings))}, score {person.score:.2f}")
     if person.size_px[0] < min_face:
         return Verdict(False, f"too small: {person.size_px[0]:.0f} px wide, needs {min_face}")
     if not rows or (rows < SURE_ROWS and person.score < SURE_SCORE):
-        return Verdict(False, "no landmarks found: turned away, hidden or no face")
+        return Verdict(False, "no landmarks: turned away, hidden or not a face")
     return None
+
+
+def _frames(count: int) -> str:
+    return f"{count} frame" if count == 1 else f"{count} frames"
 
 
 def choose_all(persons: Sequence[Person]) -> list[Verdict]:

@@ -89,6 +89,28 @@ def test_a_face_cut_by_the_frames_edge_is_not_faded_there(film: Path, source: So
     assert alpha.over_frame[-1, 90:102].min() >= 250
 
 
+def test_a_face_cut_by_the_frames_edge_is_not_faded_by_the_black_that_a_parser_sees_there(
+    film: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parser:
+        def parse(self, crops: np.ndarray) -> np.ndarray:
+            return (crops.max(axis=3) > 5).astype(np.uint8) * np.uint8(parsing.SKIN)
+
+    monkeypatch.setattr(parsing, "load", lambda runtime: Parser())
+    alpha = shown(film, source, landmarks_at(96, 110, 110), parser="bisenet", mode="raw")
+    assert alpha.over_frame[-1, 90:102].min() >= 250
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_mouth_shows_fully_under_a_nose_that_hangs_over_it(mode: str, film: Path, source: Source) -> None:
+    """A head bent forward: the nostrils come down to the upper lip."""
+    bent = FACE.copy()
+    bent[30:36, 1] += 0.08 * 80
+    alpha = shown(film, source, bent, mode=mode).over_frame
+    mouth = np.rint(bent[48:68]).astype(int)
+    assert alpha[mouth[:, 1], mouth[:, 0]].min() >= 250
+
+
 def test_a_wider_blur_feathers_wider(film: Path, source: Source) -> None:
     soft, sharp = (
         np.count_nonzero((a > 10) & (a < 245)) for a in (shown(film, source, FACE, blur=b).over_frame for b in (0.1, 0.05))

@@ -83,8 +83,9 @@ def _mono(audio: Path) -> Iterator[tuple[int, NDArray[np.float32]]]:
             if due - heard > GAP * rate_hz:
                 yield from _silence(rate_hz, due - heard)
                 heard = due
+            early = max(-due, 0)  # samples from before the file's beginning, which no player plays
             for part in to_float.resample(frame):
-                samples = np.asarray(part.to_ndarray(), np.float32).mean(axis=0)
+                samples = np.asarray(part.to_ndarray(), np.float32).mean(axis=0)[early:]
                 heard += len(samples)
                 yield rate_hz, samples
 

@@ -250,14 +250,14 @@ def picture_of(film: InputContainer, video: Path) -> VideoStream:
 
 
 def earliest_start(film: InputContainer) -> Fraction:
-    """Seconds at which the file's timeline begins: where its earliest stream does. What a decoder throws away before an audio
-    track's zero (Opus, AAC in Matroska) is not heard and does not count."""
-    starts = []
-    for stream in film.streams:
-        if stream.start_time is not None and stream.time_base is not None and not stream.disposition & Disposition.attached_pic:
-            seconds = stream.start_time * stream.time_base
-            starts.append(max(seconds, Fraction(0)) if stream.type == "audio" else seconds)
-    return min(starts, default=Fraction(0))
+    """Seconds at which the file's timeline begins: where its earliest stream does, but not before zero. What a decoder throws away
+    before an audio track's zero (Opus, AAC and MP3 in Matroska) is not heard and does not count."""
+    starts = [
+        stream.start_time * stream.time_base
+        for stream in film.streams
+        if stream.start_time is not None and stream.time_base is not None and not stream.disposition & Disposition.attached_pic
+    ]
+    return max(min(starts, default=Fraction(0)), Fraction(0))
 
 
 def clock(seconds: Fraction) -> str:

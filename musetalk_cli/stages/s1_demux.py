@@ -61,16 +61,17 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
         picture = picture_of(film, video)
         fps = mean_fps(timeline, picture)
         log = _header_log(video, picture.index)
-        _check_whole(video, film, timeline.pts[-1] * cast(Fraction, picture.time_base), log)
+        first, last = (int(timeline.pts[n]) * cast(Fraction, picture.time_base) for n in (0, -1))
+        _check_whole(video, film, last, log)
         return Source(
             fps=fps,
             size=check.size,
             time_base=cast(Fraction, picture.time_base),
-            start=earliest_start(film),
+            start=min(earliest_start(film), first),
             pts=timeline.pts,
             durations=timeline.durations,
             shots=shots_between(cuts.cuts(), len(timeline.pts), fps, config.chunk),
-            streams=tuple(_streams(film)),
+            streams=tuple(_streams(film, log)),
             video_stream=picture.index,
             codec=picture.codec.canonical_name,
             colour=_colour(video, picture, check.pix_fmt, log),
@@ -152,17 +153,27 @@ class _SameForm:
                 )
 
 
-def _streams(film: InputContainer) -> Sequence[Stream]:
+def _streams(film: InputContainer, log: str) -> Sequence[Stream]:
     return [
         Stream(
             stream.index,
             stream.type,
-            stream.codec.canonical_name if stream.codec_context else "",
+            stream.codec.canonical_name if stream.codec_context else _tag(log, stream.index),
             stream.language or "",
             stream.metadata.get("title", ""),
         )
         for stream in film.streams
     ]
+
+
+def _tag(log: str, index: int) -> str:
+    """Four letters that name the format of a stream which libav cannot decode: `tmcd`, `text`, `mebx`."""
+    found = re.search(r"\((\S{4}) / 0x", _stream_line(log, index))
+    return found.group(1) if found else ""
+
+
+def _stream_line(log: str, index: int) -> str:
+    return next((line for line in log.splitlines() if re.search(rf"Stream #0:{index}\b", line)), "")
 
 
 def _colour(video: Path, picture: VideoStream, pix_fmt: str, log: str) -> Colour:
@@ -189,6 +200,5 @@ def _name(names: Sequence[str], number: int) -> str:
 
 def _chroma_location(log: str, index: int) -> str:
     """Where chroma samples lie; PyAV does not tell, ffmpeg's log does."""
-    line = next((line for line in log.splitlines() if f"Stream #0:{index}" in line), "")
-    found = CHROMA_LOCATION.search(line)
+    found = CHROMA_LOCATION.search(_stream_line(log, index))
     return found.group(1) if found else ""

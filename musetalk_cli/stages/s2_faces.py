@@ -191,20 +191,22 @@ def _between_looks(
 ) -> Iterator[list[_Face]]:
     """The faces of each frame of a block, whose last has been looked at and so has the frame before it.
 
-    Where both looks show the same faces, those between lie between, and only landmarks are taken there. Where a face came or went
-    or is not where it should be, the detector looks at the frame itself.
+    Where both looks show the same faces, those between lie between, and only landmarks are taken there. Where a face comes, goes
+    or is not where it should be, the detector looks at the frame itself. Who has no landmarks in either look is not asked for.
     """
     pairs = paired(_boxes(before), _boxes(now), SAME_FACE_IOU)
-    same = len(pairs) == len(before) == len(now)
-    for i, frame in enumerate(block[:-1], 1):
+    usable = {(0, i) for i, face in enumerate(before) if face.landmarks is not None}
+    usable |= {(1, k) for k, face in enumerate(now) if face.landmarks is not None}
+    same = usable <= {(0, i) for i, _ in pairs} | {(1, k) for _, k in pairs}
+    for step, frame in enumerate(block[:-1], 1):
         if not same:
             yield look(frame)
             continue
-        guessed = look(frame, [_midway(before[a].detection, now[b].detection, i / len(block)) for a, b in pairs])
-        lost = any(
-            face.landmarks is None and before[a].landmarks is not None for face, (a, _) in zip(guessed, pairs, strict=True)
-        )
-        yield look(frame) if lost else guessed
+        between = [_midway(before[i].detection, now[k].detection, step / len(block)) for i, k in pairs]
+        asked = [(0, i) in usable or (1, k) in usable for i, k in pairs]
+        faces = look(frame, [face for face, ask in zip(between, asked, strict=True) if ask])
+        lost = any(face.landmarks is None for face in faces)
+        yield look(frame) if lost else [*faces, *(_Face(face, None) for face, ask in zip(between, asked, strict=True) if not ask)]
     yield now
 
 
@@ -234,7 +236,9 @@ def _landmarks(rgb: NDArray[np.uint8], face: Detection, analyser: FaceAnalyser) 
     centre = np.tile((face.box[:2] + face.box[2:]) / 2, 2)
     for box in (face.box, centre + (face.box - centre) * CLOSE_UP):
         points = analyser.landmarks(rgb, box)
-        if points is not None and _fit(points, face):
+        if points is None:
+            return None
+        if _fit(points, face):
             x, y = points[MOUTH].mean(0)
             return points if 0 <= x < rgb.shape[1] and 0 <= y < rgb.shape[0] else None
     return None

@@ -7,6 +7,7 @@
 Knows nothing of faces or models. Nothing is dropped in silence: what the container cannot hold is refused, with the cure.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache, reduce
@@ -57,7 +58,7 @@ AVI_TICKS_A_FRAME = 4  # on average; AVI stores an empty chunk for each tick wit
 MAX_TIMESCALE = 2**31 - 1  # of an MP4's tracks and of the whole
 # Written by mkvmerge and ffmpeg about the old packets, or by the muxer anew.
 STALE_TAGS = ("ENCODER", "DURATION", "BPS", "NUMBER_OF_", "_STATISTICS_", "SOURCE_ID", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS")
-REMADE_TRACKS = ("text", "tmcd")  # tracks of an MP4 that the muxer writes itself, from chapters and the timecode tag
+REMADE = ("text", "tmcd")  # data tracks of an MP4 that the muxer writes itself, from chapters and the timecode tag
 
 
 @stage(version=1)
@@ -92,6 +93,8 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
         raise InputError(f"cannot write {config.suffix or 'a file without suffix'}", f"end the output in {', '.join(CONTAINERS)}")
     three_letters(config.language)
     container = CONTAINERS[config.suffix]
+    if container.name == "avi" and source.pts[0] != 0:
+        raise InputError(f"{video.name}: AVI cannot begin later than at zero", "choose another container: -o NAME.mp4")
     if container.name == "avi" and (int(source.pts[-1]) + 1) * source.time_base / _avi_tick(source) > AVI_TICKS_A_FRAME * source.frames:
         raise InputError(f"{video.name}: AVI cannot hold its variable frame rate", "choose another container: -o NAME.mp4")
     step = source.time_base / (container.tick or source.time_base)
@@ -210,7 +213,7 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
             *(original[str(stream.index)] for stream in kept),
         ]
         options = {
-            **_file_options(container, film, tags_from=3 if kept else 2),
+            **_file_options(container, film, source.fps, tags_from=3 if kept else 2),
             **_mux_options(source, container.name),
             **_voice_options(voice_of(file, audio).codec.canonical_name, container),
             **_dispositions(kept),
@@ -222,7 +225,7 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
     run_ffmpeg(output, purpose=f"write {path.name}", repeated=tags, unmapped=video)
 
 
-def _file_options(container: Container, film: InputContainer, *, tags_from: int) -> dict[str, Any]:
+def _file_options(container: Container, film: InputContainer, fps: Fraction, *, tags_from: int) -> dict[str, Any]:
     """Options of the whole file, by ffmpeg's names. tags_from: number of the input that gives tags and chapters."""
     apple = any(key.startswith("com.apple.") for key in film.metadata)
     return {
@@ -231,6 +234,7 @@ def _file_options(container: Container, film: InputContainer, *, tags_from: int)
         "copyts": None,  # else every input is moved to zero, by whole microseconds
         "strict": "-2",  # FLAC and Opus in MP4 were experimental before ffmpeg 7
         "max_muxing_queue_size": 4096,
+        "r:0": str(fps),  # only told in the header; the packets keep their times
         "map_metadata": tags_from,
         "map_chapters": tags_from,
         **({"movflags": "+use_metadata_tags"} if apple and container.name == "mov" else {}),
@@ -290,7 +294,7 @@ def _kept_streams(film: InputContainer, source: Source, config: RemuxConfig) -> 
         for stream in film.streams
         if stream.index != source.video_stream
         and (config.original_audio or stream.type != "audio")
-        and not (stream.type == "data" and stream.codec_tag in REMADE_TRACKS)
+        and source.streams[stream.index].codec not in REMADE
     ]
 
 
@@ -331,6 +335,6 @@ def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> Non
         if found != (source.size, source.sar):
             raise InternalError(f"{path.name}: the picture is {found}, should be {(source.size, source.sar)}")
         due = sorted(["video", "audio", *(stream.type for stream in _kept_streams(film, source, config))])
-        kinds = sorted(stream.type for stream in done.streams if not (stream.type == "data" and stream.codec_tag in REMADE_TRACKS))
-        if kinds != due or len(done.chapters()) != len(film.chapters()):
+        kinds = sorted(stream.type for stream in done.streams)
+        if not Counter(due) <= Counter(kinds) or len(done.chapters()) != len(film.chapters()):
             raise InternalError(f"{path.name}: holds {kinds} and {len(done.chapters())} chapters, should hold {due} and {len(film.chapters())}")

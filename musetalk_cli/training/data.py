@@ -7,12 +7,17 @@ frame -> another frame of like pose and unlike mouth                            
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.training.prepare import PreparedClip, crops_of, read_prepared, runs
+
+T = TypeVar("T")
 
 RIGID = np.array([27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45])  # points that speech does not move
 STILL = np.array([0, 1, 15, 16, *RIGID])  # the same and the sides of the face
@@ -195,9 +200,9 @@ def lip_flow(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray
     moving = np.concatenate([MOUTH, np.arange(5, 12)])
     places = np.concatenate([wanted[moving], wanted[STILL], edge])
     moves = np.concatenate([(found - wanted)[moving], np.zeros((len(STILL) + len(edge), 2), np.float32)])
-    rows, columns = np.mgrid[0:64, 0:64] * 4 + 1.5
-    cells = np.stack([columns.ravel(), rows.ravel()], 1)
-    weight = 1 / (np.square(cells[:, None] - places[None]).sum(2) + 9.0) ** 1.5
+    rows, columns = np.mgrid[0:64, 0:64].astype(np.float32) * 4 + 1.5
+    away = (columns.reshape(-1, 1) - places[:, 0]) ** 2 + (rows.reshape(-1, 1) - places[:, 1]) ** 2 + 9.0
+    weight = 1 / (away * np.sqrt(away))
     flow = weight @ moves / weight.sum(1, keepdims=True)
     return np.asarray(flow.T.reshape(2, 64, 64), np.float32)
 
@@ -206,6 +211,19 @@ def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[
     """(K, 68, 2) source pixels -> the same in the 256 px crop of each box."""
     corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
     return np.asarray((landmarks - corner) / np.maximum(size, 1) * 256, np.float32)
+
+
+def ahead(batches: Iterator[T], count: int = 2) -> Iterator[T]:
+    """The same batches, made by a thread of its own while the net works on those before."""
+    ready: Queue[T] = Queue(count)
+
+    def fill() -> None:
+        for batch in batches:
+            ready.put(batch)
+
+    Thread(target=fill, daemon=True).start()
+    while True:
+        yield ready.get()
 
 
 @dataclass(frozen=True, slots=True)

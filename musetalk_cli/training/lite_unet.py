@@ -1,9 +1,10 @@
 """The U-Net of the lite family, stage 1. In: prepared clips, a trained autoencoder. Out: a trained LipUNet.
 
-    frame -> masked latent; the frame with the lips of another -> reference latent; the frame's own lips -> lip code
-    U-Net -> flow, against that between the landmarks of both
-          -> painted latent, against the frame's: L1
-          -> both together -> lower half of the picture, against the frame's: L1, LPIPS of the mouth
+    frame, another frame of the clip -> the frame with the other's lips, a mixture; landmarks and latents of both      bank
+    masked frame, mixture, the frame's own lip code -> U-Net -> flow, against that between the landmarks of both
+                                                             -> painted latent, against the frame's
+                                          both together -> lower half of the picture, against the frame's: L1, LPIPS
+    and for the flow the other way round: the frame as the reference, as it is at work
 
 The lip code is that of the picture itself, not of the voice: a picture loss alone teaches a U-Net little about sound (MuseTalk
 needs SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed. The voice's own codes come in at work.
@@ -11,7 +12,9 @@ needs SyncNet and 250,000 steps for it), while lips that are told the truth are 
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +26,13 @@ from torch.nn import functional
 
 from musetalk_cli.crop import hide_mouth
 from musetalk_cli.models.lite import PAINTED_FROM, Answer, Autoencoder, LipUNet, LiteConfig, from_rgb, paint_face
-from musetalk_cli.training.data import CodeBasis, FaceClip, face_clips, lip_flow
+from musetalk_cli.training.data import CodeBasis, FaceClip, ahead, face_clips, lip_flow
 from musetalk_cli.training.loop import LoopConfig, State, new_state, train
 from musetalk_cli.training.losses import Lpips, weighted_l1
 
 JUDGED_FROM_PX = 120  # picture row; a little above the mask, so that the seam counts
 CODE_NOISE = 0.1
 WEIGHTS = {"flow": 1.0, "latent": 0.3, "l1": 2.0, "lpips": 0.7}
-PICTURE_EVERY = 2  # steps; the picture costs as much as the U-Net, flow and latent come free
 LIPS_PX = (112, 144)  # height and width of what LPIPS sees around the mouth
 
 
@@ -42,32 +44,126 @@ class UnetConfig:
     lpips: Path
     out: Path
     loop: LoopConfig
-    batch: int = 8
+    picture_loop: LoopConfig
+    batch: int = 32
+    picture_batch: int = 8
+    shards: int = 10
+    shard_rows: int = 1200
     seed: int = 0
 
 
-class Pairs(NamedTuple):
-    """A batch: what the U-Net is given and what it should paint."""
+class Bank(NamedTuple):
+    """Frames and their mixtures, M of each, made once. Arrays on disk, float16 but for the numbers of the frame."""
+
+    masked: NDArray[np.float16]  # (M, 16, 32, 32) of the frame
+    real: NDArray[np.float16]  # (M, 16, 32, 32) of the frame
+    mixed: NDArray[np.float16]  # (M, 16, 32, 32) of the mixture
+    codes: NDArray[np.float16]  # (M, 2, code) of the frame and of the mixture
+    flows: NDArray[np.float16]  # (M, 2, 2, 64, 64) px, from the frame to the mixture and from the mixture to the frame
+    mouths: NDArray[np.float16]  # (M, 2, 4) centre and half size of the mouth, x y x y, of the frame and of the mixture
+    where: NDArray[np.int32]  # (M, 2) clip and row of the frame
+
+
+class Batch(NamedTuple):
+    """What the U-Net is given and what it should say. N rows."""
 
     masked: Tensor  # (N, 16, 32, 32)
-    references: Tensor  # (N, 3, 256, 256) in [-1, 1]
+    reference: Tensor  # (N, 16, 32, 32)
     codes: Tensor  # (N, code)
     latents: Tensor  # (N, 16, 32, 32)
-    images: Tensor  # (N, 3, 256, 256) in [-1, 1]
-    flows: Tensor  # (N, 2, 64, 64) px, from the frame to the reference
-    mouths: Tensor  # (N, 4) centre and half size of the mouth, x y x y, in the crop
+    flows: Tensor  # (N, 2, 64, 64)
+    mouths: Tensor  # (N, 4)
+    images: Tensor  # (N, 3, 256, 256) in [-1, 1]; no rows where no picture is judged
 
 
 def train_unet(config: UnetConfig, sizes: LiteConfig, autoencoder: Autoencoder, basis: CodeBasis) -> LipUNet:
-    """Trains or goes on; returns the moving average and saves it as `unet.pt`."""
+    """Trains or goes on, first on flow and latents, then on pictures too; returns the moving average, saved as `unet.pt`."""
     torch.manual_seed(config.seed)
     clips = face_clips(list(config.folders), basis)
-    latents = [clip_latents(clip, autoencoder, config.out / "latents") for clip in clips]
-    print(f"{len(clips)} clips, {sum(clip.rows for clip in clips)} faces", flush=True)
+    bank = whole_bank(clips, autoencoder, config)
     state = new_state(LipUNet(sizes), config.loop)
-    terms = _Terms(autoencoder, Lpips(config.lpips), pairs(clips, latents, config.batch, config.seed))
-    train(state, terms, WEIGHTS, config.loop, config.out / "unet.checkpoint.pt")
+    terms = _Terms(autoencoder, Lpips(config.lpips))
+    for loop, batch, picture in ((config.loop, config.batch, False), (config.picture_loop, config.picture_batch, True)):
+        batches = ahead(drawn(bank, clips, batch, config.seed + picture, picture=picture))
+        state = train(
+            fresh(state, loop),
+            partial(terms, batches),
+            WEIGHTS,
+            loop,
+            config.out / f"unet{'-2' if picture else ''}.checkpoint.pt",
+        )
     return finish(state, config)
+
+
+def fresh(state: State, loop: LoopConfig) -> State:
+    """A new run that begins with the moving average of the one before."""
+    net = deepcopy(state.average).requires_grad_(True)
+    return new_state(net, loop)
+
+
+def whole_bank(clips: list[FaceClip], autoencoder: Autoencoder, config: UnetConfig) -> Bank:
+    """The bank in shards, made where they are missing; a second process may make other shards meanwhile."""
+    parts = [bank_shard(clips, autoencoder, config, shard) for shard in range(config.shards)]
+    return Bank(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def bank_shard(clips: list[FaceClip], autoencoder: Autoencoder, config: UnetConfig, shard: int) -> Bank:
+    path = config.out / "bank" / f"{shard:02}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f"part.{path.name}")
+        np.savez(beside, **_mixtures(clips, autoencoder, config.shard_rows, config.seed + shard)._asdict())
+        os.replace(beside, path)
+    with np.load(path) as file:
+        return Bank(*(file[name] for name in Bank._fields))
+
+
+def _mixtures(clips: list[FaceClip], autoencoder: Autoencoder, rows: int, seed: int) -> Bank:
+    random = np.random.default_rng(seed)
+    chance = np.sqrt([clip.rows for clip in clips])
+    where = [(int(c), int(random.integers(clips[c].rows))) for c in random.choice(len(clips), rows, p=chance / chance.sum())]
+    latents, codes, flows, mouths = [], [], [], []
+    for c, row in where:
+        clip = clips[c]
+        other = clip.reference(row, random)
+        mixture, points = clip.with_lips_of(other, row)
+        real = np.array(clip.crops[row])
+        latents.append(_encoded(autoencoder, np.stack([hide_mouth(real), real, mixture])))
+        codes.append(clip.codes[[row, other]])
+        flows.append([lip_flow(clip.points[row], points), lip_flow(points, clip.points[row])])
+        mouths.append([mouth_of(clip.points[row]), mouth_of(points)])
+    masked, whole, mixed = np.stack(latents, 1)
+    half = [np.array(values, np.float16) for values in (codes, flows, mouths)]
+    return Bank(masked, whole, mixed, *half, np.array(where, np.int32))
+
+
+@torch.no_grad()
+def _encoded(autoencoder: Autoencoder, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = autoencoder.encode(from_rgb(crops))
+    found: NDArray[np.float16] = latents.to(torch.float16).contiguous().numpy()
+    return found
+
+
+def drawn(bank: Bank, clips: list[FaceClip], batch: int, seed: int, *, picture: bool) -> Iterator[Batch]:
+    """Endless batches of the bank; the second half of each goes from frame to mixture, unless pictures are judged."""
+    random = np.random.default_rng(seed)
+    while True:
+        rows = random.integers(0, len(bank.where), batch)
+        back = (np.arange(batch) >= batch // 2) & (not picture)
+        side = back.astype(np.intp)
+        turned = back[:, None, None, None]
+        real, mixed = bank.real[rows], bank.mixed[rows]
+        images = [clips[c].crops[row] for c, row in bank.where[rows]] if picture else []
+        yield Batch(
+            masked=_tensor(bank.masked[rows]),
+            reference=_tensor(np.where(turned, real, mixed)),
+            codes=_tensor(bank.codes[rows, side]),
+            latents=_tensor(np.where(turned, mixed, real)),
+            flows=_tensor(bank.flows[rows, side]),
+            mouths=_tensor(bank.mouths[rows, side]),
+            images=from_rgb(np.stack(images)) if images else torch.zeros(0, 3, 256, 256),
+        )
 
 
 def finish(state: State, config: UnetConfig) -> LipUNet:
@@ -81,25 +177,22 @@ def finish(state: State, config: UnetConfig) -> LipUNet:
 class _Terms:
     """The loss of one batch; the autoencoder is frozen but the gradient goes through its decoder."""
 
-    def __init__(self, autoencoder: Autoencoder, lpips: Lpips, batches: Iterator[Pairs]) -> None:
+    def __init__(self, autoencoder: Autoencoder, lpips: Lpips) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.lpips, self.batches = lpips, batches
+        self.lpips = lpips
 
-    def __call__(self, net: nn.Module, step: int) -> dict[str, Tensor]:
-        batch = next(self.batches)
-        with torch.no_grad():
-            reference = self.autoencoder.encode(batch.references).float()
-        codes = batch.codes + CODE_NOISE * torch.randn_like(batch.codes)
-        answer = net(batch.masked, reference, codes)
+    def __call__(self, batches: Iterator[Batch], net: nn.Module, step: int) -> dict[str, Tensor]:
+        batch = next(batches)
+        answer = net(batch.masked, batch.reference, batch.codes + CODE_NOISE * torch.randn_like(batch.codes))
         near = cell_weight(batch.mouths)
         found = {
             "flow": ((answer.flow - batch.flows).abs() * near).mean() / 4,
             "latent": ((answer.paint - batch.latents).abs() * functional.avg_pool2d(near, 2)).mean(),
         }
-        return found if step % PICTURE_EVERY else found | self._picture(batch, reference, answer, step)
+        return found | self._picture(batch, answer, step) if len(batch.images) else found
 
-    def _picture(self, batch: Pairs, reference: Tensor, answer: Answer, step: int) -> dict[str, Tensor]:
-        painted = paint_face(self.autoencoder, reference, answer)[:, :, JUDGED_FROM_PX - 8 * PAINTED_FROM :]
+    def _picture(self, batch: Batch, answer: Answer, step: int) -> dict[str, Tensor]:
+        painted = paint_face(self.autoencoder, batch.reference, answer)[:, :, JUDGED_FROM_PX - 8 * PAINTED_FROM :]
         target = batch.images[:, :, JUDGED_FROM_PX:]
         places = lip_windows(batch.mouths, step)
         return {
@@ -147,47 +240,5 @@ def mouth_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([(low + high) / 2, (high - low) / 2])
 
 
-def pairs(clips: list[FaceClip], latents: list[NDArray[np.float16]], batch: int, seed: int) -> Iterator[Pairs]:
-    """Endless batches: a clip by the square root of its length, a frame, and a frame to refer to."""
-    random = np.random.default_rng(seed)
-    chance = np.sqrt([clip.rows for clip in clips])
-    chance /= chance.sum()
-    while True:
-        drawn = [(int(c), int(random.integers(clips[c].rows))) for c in random.choice(len(clips), batch, p=chance)]
-        refers = [clips[c].with_lips_of(clips[c].reference(row, random), row) for c, row in drawn]
-        yield Pairs(
-            masked=_stacked([latents[c][row, 0] for c, row in drawn]),
-            references=from_rgb(np.stack([image for image, _ in refers])),
-            flows=_stacked([lip_flow(clips[c].points[row], found) for (c, row), (_, found) in zip(drawn, refers, strict=True)]),
-            codes=_stacked([clips[c].codes[row] for c, row in drawn]),
-            latents=_stacked([latents[c][row, 1] for c, row in drawn]),
-            images=from_rgb(np.stack([clips[c].crops[row] for c, row in drawn])),
-            mouths=_stacked([mouth_of(clips[c].points[row]) for c, row in drawn]),
-        )
-
-
-def clip_latents(clip: FaceClip, autoencoder: Autoencoder, folder: Path) -> NDArray[np.float16]:
-    """(K, 2, 16, 32, 32): masked and whole latents of each crop, computed once."""
-    path = folder / f"{clip.name}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"part.{path.name}")
-        np.save(beside, _encode_clip(clip.crops, autoencoder))
-        os.replace(beside, path)
-    found: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    return found
-
-
-@torch.no_grad()
-def _encode_clip(crops: NDArray[np.uint8], autoencoder: Autoencoder) -> NDArray[np.float16]:
-    both = []
-    with torch.autocast("cpu", torch.bfloat16):
-        for begin in range(0, len(crops), 16):
-            part = np.array(crops[begin : begin + 16])
-            whole = [autoencoder.encode(from_rgb(images)) for images in (hide_mouth(part), part)]
-            both.append(torch.stack(whole, 1).to(torch.float16).contiguous().numpy())
-    return np.concatenate(both)
-
-
-def _stacked(arrays: list[NDArray[np.generic]]) -> Tensor:
-    return torch.from_numpy(np.stack(arrays).astype(np.float32))
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
