@@ -1,17 +1,17 @@
 """What can go wrong, drawn once. Every error names the thing, the fact and the cure, and knows its exit code.
 
-    MusetalkError
-    ├── InternalError       1   a bug of ours
-    ├── UsageError          2   flags or settings that do not fit together
-    ├── InputError          3   a film or voice that cannot be read or is not supported
-    ├── MissingError        4   a dependency or a model file is not there, or is not what it should be
-    ├── NoFaceError         5   no usable face in the whole film
-    ├── OutputExistsError   6   refused to overwrite
-    ├── QualityGateError    7   finished, but --fail-under was not met
-    ├── PartialError        8   some films of a batch failed
-    ├── ResourceError       9   out of disk or memory
-    ├── RetryableError     75   the folder is locked, a worker was lost: try again
-    └── InterruptedRun   130/143   SIGINT / SIGTERM; what is finished is kept
+MusetalkError
+├── InternalError       1   a bug of ours
+├── UsageError          2   flags or settings that do not fit together
+├── InputError          3   a film or voice that cannot be read or is not supported
+├── MissingError        4   a dependency or a model file is not there, or is not what it should be
+├── NoFaceError         5   no usable face in the whole film
+├── OutputExistsError   6   refused to overwrite
+├── QualityGateError    7   finished, but --fail-under was not met
+├── PartialError        8   some films of a batch failed
+├── ResourceError       9   out of disk or memory
+├── RetryableError     75   the folder is locked, a worker was lost: try again
+└── InterruptedRun   130/143   SIGINT / SIGTERM; what is finished is kept
 """
 
 import signal

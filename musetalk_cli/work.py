@@ -277,6 +277,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

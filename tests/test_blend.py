@@ -110,8 +110,8 @@ def test_a_mouth_that_moves_does_not_tint_the_skin_around_it() -> None:
         crop[160:210, 80:180] -= np.uint8(dark)
         crop[205:230, 40:80] -= np.uint8(dark // 2)  # a shadow that speech moves, outside the mouth
         fields.append(tint.seen(film, crop, mouth))
-    assert np.abs(np.array(fields) - 4).max() < 1.0
-    assert np.abs(np.diff(fields, axis=0)).max() < 1.0
+    assert np.abs(np.array(fields) - 4).max() < 2  # of shadows of up to 120 code values
+    assert np.abs(np.diff(fields, axis=0)).max() < 1
 
 
 def test_two_faces_in_one_frame_are_both_dubbed(film: Path, tmp_path: Path, caught: list, network: Any) -> None:

@@ -18,7 +18,9 @@ def demuxed(video: Path, **config: object) -> Source:
     return demux(video, config=DemuxConfig(**config), runtime=Runtime(), out=video.parent)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(2997, 100)])
+@pytest.mark.parametrize(
+    "fps", [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(50), Fraction(2997, 100)]
+)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_rate_is_exact(tmp_path: Path, fps: Fraction, suffix: str) -> None:
     source = demuxed(make_film(tmp_path / f"a{suffix}", frames=60, fps=fps, size=(64, 48)))
@@ -40,7 +42,20 @@ def test_streams_languages_and_cover_art_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.srt").write_text("1\n00:00:00,000 --> 00:00:00,300\nhello\n")
     full = tmp_path / "full.mp4"
     run_tool(
-        *("-i", str(tmp_path / "cover.png"), "-i", str(film), "-i", str(tmp_path / "a.srt"), "-map", "0", "-map", "1", "-map", "2"),
+        *(
+            "-i",
+            str(tmp_path / "cover.png"),
+            "-i",
+            str(film),
+            "-i",
+            str(tmp_path / "a.srt"),
+            "-map",
+            "0",
+            "-map",
+            "1",
+            "-map",
+            "2",
+        ),
         *("-c", "copy", "-c:s", "mov_text", "-disposition:v:0", "attached_pic", "-metadata:s:a:0", "language=eng", str(full)),
     )
     source = demuxed(full)
@@ -63,7 +78,13 @@ def test_timeline_begins_with_the_earliest_stream(tmp_path: Path) -> None:
 
 
 def test_colour_tags_aspect_and_rotation_are_told_as_the_film_has_them(tmp_path: Path) -> None:
-    tags = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv", "chroma_sample_location": "topleft"}
+    tags = {
+        "colorspace": "bt709",
+        "color_primaries": "bt709",
+        "color_trc": "bt709",
+        "color_range": "tv",
+        "chroma_sample_location": "topleft",
+    }
     film = make_film(tmp_path / "a.mp4", frames=3, options=tags)
     turned = tmp_path / "turned.mp4"
     run_tool("-display_rotation", "90", "-i", str(film), "-c", "copy", "-aspect", "2:1", str(turned))
@@ -86,7 +107,9 @@ def test_cuts_and_chunks_make_the_shots(tmp_path: Path) -> None:
 def test_interlaced_film_is_refused_with_the_cure(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", frames=4)
     fields = tmp_path / "i.mp4"
-    run_tool("-i", str(film), "-vf", "setfield=tff", "-c:v", "libx264", "-flags", "+ildct+ilme", "-x264-params", "tff=1", str(fields))
+    run_tool(
+        "-i", str(film), "-vf", "setfield=tff", "-c:v", "libx264", "-flags", "+ildct+ilme", "-x264-params", "tff=1", str(fields)
+    )
     with pytest.raises(InputError, match=r"i\.mp4 at 0:00:00\.000: the picture is interlaced") as caught:
         demuxed(fields)
     assert "bwdif" in caught.value.cure
@@ -97,7 +120,9 @@ def test_film_that_changes_its_size_is_refused(tmp_path: Path) -> None:
     (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))
     both = tmp_path / "both.mp4"
     run_tool("-r", "25", "-i", str(tmp_path / "both.h264"), "-c", "copy", str(both))
-    with pytest.raises(InputError, match=r"both\.mp4 at 0:00:00\.\d00: the picture changes from \(128, 64\) yuv420p to \(96, 64\)"):
+    with pytest.raises(
+        InputError, match=r"both\.mp4 at 0:00:00\.\d00: the picture changes from \(128, 64\) yuv420p to \(96, 64\)"
+    ):
         demuxed(both)
 
 

@@ -56,7 +56,9 @@ FILMS: dict[str, Callable[[Path], Path]] = {
     "MPEG-TS, open GOP": lambda f: make_film(f / "a.ts", frames=40, options=OPEN_GOP),
     "MPEG-PS": lambda f: make_film(f / "a.mpg", frames=40, codec="mpeg2video", options={"bf": "2", "g": "12"}),
     "gradual refresh": lambda f: make_film(f / "a.mp4", frames=40, options=REFRESH),
-    "WebM": lambda f: make_film(f / "a.webm", frames=40, codec="libvpx-vp9", options={"g": "12", "deadline": "realtime", "cpu-used": "8"}),
+    "WebM": lambda f: make_film(
+        f / "a.webm", frames=40, codec="libvpx-vp9", options={"g": "12", "deadline": "realtime", "cpu-used": "8"}
+    ),
     "AVI": lambda f: make_film(f / "a.avi", frames=40, codec="mpeg4", options={"g": "12"}),
     "AVI with B-frames": lambda f: make_film(f / "a.avi", frames=40, options=B_FRAMES),
     "variable frame rate": irregular,
@@ -325,7 +327,7 @@ def test_voice_without_samples_is_refused(tmp_path: Path) -> None:
         read_speech(make_voice(tmp_path / "v.wav", seconds=0))
 
 
-@pytest.mark.parametrize("name", ["-y.mp4", "it's \"one\".mp4", "Фильм 電影.mp4", "http:x.mp4", "two\nlines.mp4", "50%d.mp4"])
+@pytest.mark.parametrize("name", ["-y.mp4", 'it\'s "one".mp4', "Фильм 電影.mp4", "http:x.mp4", "two\nlines.mp4", "50%d.mp4"])
 def test_any_file_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_film(tmp_path / "plain.mp4", frames=3).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -56,8 +56,12 @@ def run_ffmpeg(
     if child.returncode:
         last = " | ".join(log.strip().splitlines()[-LOG_LINES:])
         if "No space left on device" in log or "Disk quota exceeded" in log:
-            raise ResourceError(f"ffmpeg could not {purpose}: the disk is full", "make room or choose another --work-dir, then run again")
-        raise InternalError(f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`")
+            raise ResourceError(
+                f"ffmpeg could not {purpose}: the disk is full", "make room or choose another --work-dir, then run again"
+            )
+        raise InternalError(
+            f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`"
+        )
     return log
 
 
@@ -70,7 +74,9 @@ def find_ffmpeg() -> Path:
     try:
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
-        raise MissingError("there is no ffmpeg on this machine", "install ffmpeg, or pip install --force-reinstall imageio-ffmpeg") from error
+        raise MissingError(
+            "there is no ffmpeg on this machine", "install ffmpeg, or pip install --force-reinstall imageio-ffmpeg"
+        ) from error
 
 
 def media_url(path: Path) -> str:

@@ -157,7 +157,9 @@ class SegmentWriter:
         """Append a frame; its format and size must be the source's, its pts later than the last one's."""
         found = (frame.format.name, frame.width, frame.height)
         if found != (self._source.colour.pix_fmt, *self._source.size):
-            raise InternalError(f"{self._path.name}: a frame is {found}, the film {self._source.colour.pix_fmt} {self._source.size}")
+            raise InternalError(
+                f"{self._path.name}: a frame is {found}, the film {self._source.colour.pix_fmt} {self._source.size}"
+            )
         if self._stream is None:
             self._stream = self._open_stream(frame)
         frame.time_base = self._source.time_base
@@ -244,7 +246,9 @@ def picture_of(film: InputContainer, video: Path) -> VideoStream:
     for stream in film.streams.video:
         if not stream.disposition & art:
             if stream.codec_context is None:
-                raise InputError(f"{video.name}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4")
+                raise InputError(
+                    f"{video.name}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4"
+                )
             return stream
     raise InputError(f"{video.name}: there is no picture in it", "give a film; the voice goes with --audio")
 
@@ -299,13 +303,12 @@ def _shown(
     film: InputContainer, stream: VideoStream, video: Path, ticks: NDArray[np.int64] | None, *, from_start: bool
 ) -> Iterator[av.VideoFrame]:
     """Frames in presentation order with their timestamps in `pts`; after a seek, only those that the keyframe found leads to."""
-    if ticks is None:
-        return _decoded(film, stream, video, from_start=from_start)
-    return _shown_on_ticks(_decoded(film, stream, video, from_start=from_start), ticks, _delay(stream), from_start=from_start)
+    decoded = _decoded(film, stream, video, from_start=from_start)
+    return decoded if ticks is None else _shown_on_ticks(decoded, stream, ticks, from_start=from_start)
 
 
 def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_start: bool) -> Iterator[av.VideoFrame]:
-    """Decoder's output, every packet accounted for. Frame `opaque` is the dts of the packet that carried it."""
+    """Decoder's output, every packet accounted for. A frame's `opaque` is (dts of the packet that carried it,)."""
     stream.thread_type = "AUTO"  # frame threads; the frames are the same as with one
     stream.codec_context.copy_opaque = True
     waiting: set[int] = set()  # pts of packets whose frame has not come yet
@@ -315,7 +318,7 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
         if packet.size and packet.pts is not None:
             first = packet.pts if first is None else first
             waiting |= set() if packet.is_discard else {packet.pts}
-        packet.opaque = packet.dts
+        packet.opaque = (packet.dts,)  # a new object each time: PyAV 18 keeps them by id, and two equal small ints are one object
         for frame in _decode(stream, packet, video, waiting):
             waiting.discard(cast(int, frame.pts))
             frame.time_base = stream.time_base
@@ -382,7 +385,7 @@ def _delay(stream: VideoStream) -> int:
 
 
 def _shown_on_ticks(
-    frames: Iterator[av.VideoFrame], ticks: NDArray[np.int64], delay: int, *, from_start: bool
+    frames: Iterator[av.VideoFrame], stream: VideoStream, ticks: NDArray[np.int64], *, from_start: bool
 ) -> Iterator[av.VideoFrame]:
     """Give frames without timestamps the tick of their rank in the film.
 
@@ -392,12 +395,12 @@ def _shown_on_ticks(
     stored: list[int] = []
     rank = 0 if from_start else -1
     for frame in frames:
-        own = cast(int, frame.opaque)
+        own = cast(tuple[int], frame.opaque)[0]
         if rank < 0 and frame.key_frame and stored:
             rank = int(np.searchsorted(ticks, own)) + sum(other > own for other in stored)
         stored.append(own)
         if rank >= 0:
-            frame.pts = int(ticks[rank]) + delay if rank < len(ticks) else None
+            frame.pts = int(ticks[rank]) + _delay(stream) if rank < len(ticks) else None
             rank += 1
             yield frame
 
@@ -420,7 +423,13 @@ def _encoder_options(encoder: str, config: BlendConfig, source: Source) -> dict[
     own = {
         "libx264": {"crf": crf, "preset": config.preset, "x264-params": "cpu-independent=1", **reorder},
         "libx265": {"crf": crf, "preset": config.preset, "x265-params": f"log-level=none:open-gop=0:{threads}"},
-        "libvpx-vp9": {"crf": crf, "b": "0", "deadline": "good", "cpu-used": str(max(8 - PRESETS.index(config.preset), 0)), "row-mt": "0"},
+        "libvpx-vp9": {
+            "crf": crf,
+            "b": "0",
+            "deadline": "good",
+            "cpu-used": str(max(8 - PRESETS.index(config.preset), 0)),
+            "row-mt": "0",
+        },
     }
     return {key: value for key, value in tags.items() if value} | own[encoder]
 

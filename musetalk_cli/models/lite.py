@@ -60,7 +60,7 @@ class LiteConfig:
     lip_nets: int = 4  # their mean is the answer
     lip_token_width: int = 48
     lip_hidden: int = 128
-    unet_widths: tuple[int, ...] = (48, 96, 128)
+    unet_widths: tuple[int, ...] = (96, 128)  # at 16x16 and 8x8
     unet_heads: int = 4
 
 
@@ -223,8 +223,9 @@ class LipUNet(nn.Module):
         spread = self.spread(codes)
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        out: Tensor = self.unet(torch.cat([masked, reference], 1), step, tokens, class_labels=spread, return_dict=False)[0]
-        paint, flow, alpha = out.float().split((self.config.latent_channels, 8, 4), 1)
+        cells = functional.pixel_unshuffle(torch.cat([masked, reference], 1), 2)  # 16x16: four times the samples a second
+        out: Tensor = self.unet(cells, step, tokens, class_labels=spread, return_dict=False)[0]
+        paint, flow, alpha = functional.pixel_shuffle(out.float(), 2).split((self.config.latent_channels, 8, 4), 1)
         flow, alpha = functional.pixel_shuffle(flow, 2), functional.pixel_shuffle(alpha, 2)
         return Answer(reference + paint, FLOW_PX * flow, torch.sigmoid(alpha - 2))
 
@@ -258,9 +259,9 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
 
     plain = len(config.unet_widths) - 1
     return UNet2DConditionModel(
-        sample_size=LATENT_PX,
-        in_channels=2 * config.latent_channels,
-        out_channels=config.latent_channels + 8 + 4,  # paint; flow and alpha on four cells each
+        sample_size=LATENT_PX // 2,
+        in_channels=4 * 2 * config.latent_channels,
+        out_channels=4 * (config.latent_channels + 8 + 4),  # paint; flow and alpha on four cells each
         down_block_types=(*["DownBlock2D"] * plain, "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * plain),
         norm_num_groups=16,
@@ -337,7 +338,7 @@ class LiteModel:
         return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))
 
     def _tensor(self, array: NDArray[np.float16]) -> Tensor:
-        return torch.from_numpy(array).to(self.device).float()
+        return torch.from_numpy(np.array(array)).to(self.device).float()  # a copy: torch warns of the read-only ones from disk
 
     def _by_rows(self, net: Any, *inputs: Tensor) -> NDArray[np.float16]:
         """net over rows of inputs: one by one on the CPU, all at once elsewhere."""

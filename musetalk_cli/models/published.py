@@ -84,7 +84,7 @@ class PublishedModel:
         """
         unet = self.nets.unet
         with _memory(), _precision(unet, torch.float32 if fp32 else unet.dtype):
-            mask, ref, heard = (torch.from_numpy(array).to(unet.device, unet.dtype) for array in (masked, reference, windows))
+            mask, ref, heard = (torch.from_numpy(np.array(array)).to(unet.device, unet.dtype) for array in (masked, reference, windows))
             positions = self.positions.to(unet.device, unet.dtype)
             splits = _splits(len(mask), unet.device, at_once=len(mask))
             return _on_cpu([one_step(unet, mask[rows], ref[rows], heard[rows], positions) for rows in splits])
@@ -95,7 +95,7 @@ class PublishedModel:
         pixels = np.empty((len(latents), CROP_PX, CROP_PX, 3), np.uint8)
         with _memory():
             for rows in _splits(len(latents), vae.device, CROPS_AT_ONCE):
-                pixels[rows] = autoencoder.to_rgb(_finite(autoencoder.decode, vae, torch.from_numpy(latents[rows])))
+                pixels[rows] = autoencoder.to_rgb(_finite(autoencoder.decode, vae, torch.from_numpy(np.array(latents[rows]))))
         return pixels
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:

@@ -30,7 +30,21 @@ from musetalk_cli.work import stage
 
 # libav's numbers for colour tags (ITU-T H.273), by its names; "" is untagged.
 MATRIX = ("gbr", "bt709", "", "", "fcc", "bt470bg", "smpte170m", "smpte240m", "ycgco", "bt2020nc", "bt2020c")
-PRIMARIES = ("", "bt709", "", "", "bt470m", "bt470bg", "smpte170m", "smpte240m", "film", "bt2020", "smpte428", "smpte431", "smpte432")
+PRIMARIES = (
+    "",
+    "bt709",
+    "",
+    "",
+    "bt470m",
+    "bt470bg",
+    "smpte170m",
+    "smpte240m",
+    "film",
+    "bt2020",
+    "smpte428",
+    "smpte431",
+    "smpte432",
+)
 TRANSFER = (
     *("", "bt709", "", "", "gamma22", "gamma28", "smpte170m", "smpte240m", "linear", "log100", "log316", "iec61966-2-4"),
     *("bt1361e", "iec61966-2-1", "bt2020-10", "bt2020-12", "smpte2084", "smpte428", "arib-std-b67"),
@@ -41,7 +55,12 @@ COMMON_FPS = tuple(
     Fraction(n, d) for n, d in ((24000, 1001), (24, 1), (25, 1), (30000, 1001), (30, 1), (48, 1), (50, 1), (60000, 1001), (60, 1))
 )
 # Metadata that changes from frame to frame, made for the old pixels; an encoder of ours would drop it.
-DYNAMIC_HDR = {SideData.DOVI_RPU_BUFFER: "Dolby Vision", SideData.DOVI_METADATA: "Dolby Vision", SideData.DYNAMIC_HDR_PLUS: "HDR10+"}
+DYNAMIC_HDR = {
+    SideData.DOVI_RPU_BUFFER: "Dolby Vision",
+    SideData.DOVI_METADATA: "Dolby Vision",
+    SideData.DYNAMIC_HDR_PLUS: "HDR10+",
+}
+MS = 0.001001  # seconds
 CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -vf bwdif -crf 8 -c:a copy NEW.mp4"
 
 
@@ -81,8 +100,8 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
 
 
 def mean_fps(timeline: Timeline, picture: VideoStream) -> Fraction:
-    """Mean rate in frames a second: exact where all frames are equally long, a common rate where every timestamp is within a tick
-    of it (Matroska rounds to milliseconds)."""
+    """Mean rate in frames a second: exact where all frames are equally long, a common rate where every timestamp is within a
+    millisecond of it (to which Matroska rounds)."""
     pts, tick = timeline.pts, cast(Fraction, picture.time_base)
     if len(pts) < 2:
         return picture.average_rate or Fraction(25)
@@ -91,7 +110,7 @@ def mean_fps(timeline: Timeline, picture: VideoStream) -> Fraction:
         return 1 / (int(steps[0]) * tick)
     for fps in COMMON_FPS:
         ideal = np.arange(len(pts)) * float(1 / fps / tick)
-        if np.abs(pts - pts[0] - ideal).max() <= 1:
+        if np.abs(pts - pts[0] - ideal).max() * float(tick) <= MS:
             return fps
     return ((len(pts) - 1) / (int(pts[-1] - pts[0]) * tick)).limit_denominator(1_000_000)
 
@@ -121,7 +140,9 @@ def _check_whole(video: Path, film: InputContainer, last: Fraction, log: str) ->
 def _end_of(film: InputContainer) -> Fraction:
     """Seconds at which the last packet of any stream ends."""
     ends = (
-        (packet.pts + (packet.duration or 0)) * packet.time_base for packet in film.demux() if packet.size and packet.pts is not None
+        (packet.pts + (packet.duration or 0)) * packet.time_base
+        for packet in film.demux()
+        if packet.size and packet.pts is not None
     )
     return max(ends, default=Fraction(0))
 

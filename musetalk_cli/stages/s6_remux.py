@@ -44,6 +44,7 @@ class Container(NamedTuple):
 
 MS = Fraction(1, 1000)
 LOSSY = frozenset({"aac", "mp3", "ac3", "eac3"})
+# Not MP3 in AVI: with no timestamps its encoder's delay would be heard, 25 ms.
 PCM = frozenset({"pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le"})
 AAC_256K = (("b", "256k"),)
 CONTAINERS = {
@@ -52,12 +53,22 @@ CONTAINERS = {
     ".mov": Container("mov", None, LOSSY | PCM | {"alac"}, "pcm_s24le"),
     ".mkv": Container("matroska", MS, LOSSY | PCM | {"alac", "flac", "opus", "vorbis", "dts", "truehd"}, "flac"),
     ".webm": Container("webm", MS, frozenset({"opus", "vorbis"}), "libopus", (("b", "192k"),)),
-    ".avi": Container("avi", None, PCM | {"mp3", "ac3"}, "pcm_s24le"),
+    ".avi": Container("avi", None, PCM, "pcm_s24le"),
 }
 AVI_TICKS_A_FRAME = 4  # on average; AVI stores an empty chunk for each tick without a frame
 MAX_TIMESCALE = 2**31 - 1  # of an MP4's tracks and of the whole
 # Written by mkvmerge and ffmpeg about the old packets, or by the muxer anew.
-STALE_TAGS = ("ENCODER", "DURATION", "BPS", "NUMBER_OF_", "_STATISTICS_", "SOURCE_ID", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS")
+STALE_TAGS = (
+    "ENCODER",
+    "DURATION",
+    "BPS",
+    "NUMBER_OF_",
+    "_STATISTICS_",
+    "SOURCE_ID",
+    "MAJOR_BRAND",
+    "MINOR_VERSION",
+    "COMPATIBLE_BRANDS",
+)
 REMADE = ("text", "tmcd")  # data tracks of an MP4 that the muxer writes itself, from chapters and the timecode tag
 
 
@@ -95,7 +106,10 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
     container = CONTAINERS[config.suffix]
     if container.name == "avi" and source.pts[0] != 0:
         raise InputError(f"{video.name}: AVI cannot begin later than at zero", "choose another container: -o NAME.mp4")
-    if container.name == "avi" and (int(source.pts[-1]) + 1) * source.time_base / _avi_tick(source) > AVI_TICKS_A_FRAME * source.frames:
+    if (
+        container.name == "avi"
+        and (int(source.pts[-1]) + 1) * source.time_base / _avi_tick(source) > AVI_TICKS_A_FRAME * source.frames
+    ):
         raise InputError(f"{video.name}: AVI cannot hold its variable frame rate", "choose another container: -o NAME.mp4")
     step = source.time_base / (container.tick or source.time_base)
     if np.any(source.pts * step.numerator % step.denominator):
@@ -213,7 +227,7 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
             *(original[str(stream.index)] for stream in kept),
         ]
         options = {
-            **_file_options(container, film, source.fps, tags_from=3 if kept else 2),
+            **_file_options(container, film, source, tags_from=3 if kept else 2),
             **_mux_options(source, container.name),
             **_voice_options(voice_of(file, audio).codec.canonical_name, container),
             **_dispositions(kept),
@@ -225,7 +239,7 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
     run_ffmpeg(output, purpose=f"write {path.name}", repeated=tags, unmapped=video)
 
 
-def _file_options(container: Container, film: InputContainer, fps: Fraction, *, tags_from: int) -> dict[str, Any]:
+def _file_options(container: Container, film: InputContainer, source: Source, *, tags_from: int) -> dict[str, Any]:
     """Options of the whole file, by ffmpeg's names. tags_from: number of the input that gives tags and chapters."""
     apple = any(key.startswith("com.apple.") for key in film.metadata)
     return {
@@ -234,7 +248,7 @@ def _file_options(container: Container, film: InputContainer, fps: Fraction, *, 
         "copyts": None,  # else every input is moved to zero, by whole microseconds
         "strict": "-2",  # FLAC and Opus in MP4 were experimental before ffmpeg 7
         "max_muxing_queue_size": 4096,
-        "r:0": str(fps),  # only told in the header; the packets keep their times
+        "r:0": str(1 / _avi_tick(source) if container.name == "avi" else source.fps),  # for the header; packets keep their times
         "map_metadata": tags_from,
         "map_chapters": tags_from,
         **({"movflags": "+use_metadata_tags"} if apple and container.name == "mov" else {}),
@@ -328,7 +342,9 @@ def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> Non
     wrong = np.flatnonzero(times * ratio.denominator != source.pts * ratio.numerator)
     if len(wrong):
         number = int(wrong[0])
-        raise InternalError(f"{path.name}: frame {number} is at {times[number] * tick} s, should be at {source.pts[number] * source.time_base}")
+        raise InternalError(
+            f"{path.name}: frame {number} is at {times[number] * tick} s, should be at {source.pts[number] * source.time_base}"
+        )
     with open_film(path) as done, open_film(video) as film:
         picture = picture_of(done, path)
         found = ((picture.codec_context.width, picture.codec_context.height), picture.sample_aspect_ratio or Fraction(1))
@@ -337,4 +353,6 @@ def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> Non
         due = sorted(["video", "audio", *(stream.type for stream in _kept_streams(film, source, config))])
         kinds = sorted(stream.type for stream in done.streams)
         if not Counter(due) <= Counter(kinds) or len(done.chapters()) != len(film.chapters()):
-            raise InternalError(f"{path.name}: holds {kinds} and {len(done.chapters())} chapters, should hold {due} and {len(film.chapters())}")
+            raise InternalError(
+                f"{path.name}: holds {kinds} and {len(done.chapters())} chapters, should hold {due} and {len(film.chapters())}"
+            )

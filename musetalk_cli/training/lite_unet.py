@@ -108,6 +108,7 @@ def whole_bank(clips: list[FaceClip], autoencoder: Autoencoder, config: UnetConf
 
 
 def bank_shard(clips: list[FaceClip], autoencoder: Autoencoder, config: UnetConfig, shard: int) -> Bank:
+    """One shard, made where it is missing."""
     path = config.out / "bank" / f"{shard:02}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
