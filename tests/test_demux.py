@@ -115,6 +115,13 @@ def test_interlaced_film_is_refused_with_the_cure(tmp_path: Path) -> None:
     assert "bwdif" in caught.value.cure
 
 
+def test_mirrored_film_is_refused(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", frames=3)
+    run_tool("-display_hflip", "-i", str(film), "-c", "copy", str(tmp_path / "m.mp4"))
+    with pytest.raises(InputError, match=r"m\.mp4: it is to be shown mirrored"):
+        demuxed(tmp_path / "m.mp4")
+
+
 def test_film_that_changes_its_size_is_refused(tmp_path: Path) -> None:
     parts = [make_film(tmp_path / f"{w}.h264", frames=5, size=(w, 64), options={"bf": "0"}) for w in (128, 96)]
     (tmp_path / "both.h264").write_bytes(b"".join(part.read_bytes() for part in parts))

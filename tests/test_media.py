@@ -219,6 +219,23 @@ def test_segment_keeps_timestamps_tags_and_aspect(tmp_path: Path) -> None:
     assert ", topleft)" in subprocess.run([find_ffmpeg(), "-v", "verbose", "-i", segment], capture_output=True, text=True).stderr
 
 
+def test_hdr10_metadata_is_kept(tmp_path: Path) -> None:
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    options = {"x265-params": f"log-level=none:master-display={display}:max-cll=1000,400", "color_trc": "smpte2084"}
+    film = make_film(tmp_path / "a.mkv", frames=3, codec="libx265", pix_fmt="yuv420p10le", options=options)
+    source = source_of(film)
+    segment = encoded(film, source, BlendConfig(suffix=".mkv", preset="ultrafast"))
+    kinds = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
+    found = []
+    for path in (film, segment):
+        with av.open(str(path)) as file:
+            frame = next(file.decode(video=0))
+            found.append({item.type.name: bytes(item) for item in frame.side_data if item.type.name in kinds})
+    assert found[0] == found[1] and set(found[0]) == set(kinds)
+    with pytest.raises(InputError, match="HDR10"):
+        encoded(film, source, BlendConfig(codec="libx264"))
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_same_frames_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     film = make_film(tmp_path / "a.mp4", frames=12)

@@ -10,7 +10,7 @@ import pytest
 from made_faces import make_film
 
 from musetalk_cli.errors import InputError, InternalError
-from musetalk_cli.media.planes import Patch, composite, layout_of
+from musetalk_cli.media.planes import Patch, composite, layout_of, region_rgb
 from musetalk_cli.media.video import to_rgb
 from musetalk_cli.types import Colour
 
@@ -134,6 +134,17 @@ def test_pasting_does_not_spoil_the_frames_that_the_decoder_still_needs(tmp_path
         container.streams.video[0].thread_type = "FRAME"
         seen = [composite(frame, [patch], Colour("yuv420p")).to_ndarray() for frame in container.decode(video=0)]
     assert [shown[:20].tobytes() + shown[:160, 130:].tobytes() for shown in seen] == untouched
+
+
+@pytest.mark.parametrize("pix_fmt", FORMATS)
+def test_colour_of_a_region_is_that_of_the_whole_frame_in_rgb(pix_fmt: str, tmp_path: Path) -> None:
+    with av.open(str(make_film(tmp_path / "film.mkv", 1))) as film:
+        soft = cv2.GaussianBlur(next(film.decode(video=0)).to_ndarray(format="rgb24"), (0, 0), 12)
+    frame = av.VideoFrame(192, 160, pix_fmt)
+    for colour in (Colour(pix_fmt, "bt709", range="pc"), Colour(pix_fmt)):
+        composite(frame, [Patch(soft, np.full((160, 192), 255, np.uint8), 0, 0)], colour)
+        error = region_rgb(frame, (31, 20, 151, 121), colour) - to_rgb(frame, colour)[20:121, 31:151]
+        assert np.abs(cv2.blur(error, (8, 8))).max() < 2.5
 
 
 def test_a_later_patch_lies_over_an_earlier_one() -> None:

@@ -97,7 +97,7 @@ def _decoded(file: InputContainer, stream: AudioStream, audio: Path) -> Iterator
     at = Fraction(0)
     try:
         for packet in file.demux(stream):
-            at = packet.pts * cast(Fraction, packet.time_base) if packet.pts is not None else at
+            at = packet.pts * packet.time_base if packet.pts is not None else at
             yield from packet.decode()
     except av.FFmpegError as error:
         raise InputError(f"{audio.name}: its sound is damaged at {clock(at)} ({error.strerror})", _CURE) from error

@@ -56,6 +56,36 @@ def composite(frame: av.VideoFrame, patches: Sequence[Patch], colour: Colour) ->
     return frame
 
 
+def region_rgb(frame: av.VideoFrame, region: tuple[int, int, int, int], colour: Colour) -> NDArray[np.float32]:
+    """What composite would have to paste to change nothing: (h, w, 3) RGB 0..255 of the region x1 y1 x2 y2, not clipped.
+
+    For comparing colours over an area, without converting the whole frame: chroma is the nearest sample's, not interpolated.
+    Raises InputError as composite does.
+    """
+    layout = layout_of(frame.format.name)
+    planes = {channel.role: _region(frame, channel, layout, region) for channel in layout.channels if channel.role != "A"}
+    if "R" in planes:
+        return np.stack([planes[role] for role in "RGB"], 2) * np.float32(255 / ((1 << layout.depth) - 1))
+    y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(frame.format.name, colour))
+    luma = (planes["Y"] - np.float32(y_zero)) / np.float32(y_scale)
+    if "U" not in planes:
+        return np.repeat(luma[..., None] * np.float32(255), 3, 2)
+    kr, kb = luma_weights(colour, frame.height)
+    blue, red = ((planes[role] - np.float32(c_zero)) / np.float32(c_scale) for role in "UV")
+    r, b = luma + red * np.float32(2 * (1 - kr)), luma + blue * np.float32(2 * (1 - kb))
+    g = (luma - kr * r - kb * b) / np.float32(1 - kr - kb)
+    return np.stack([r, g, b], 2) * np.float32(255)
+
+
+def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """(h, w) code values of one component at each pixel of the region."""
+    x1, y1, x2, y2 = region
+    xs, ys = np.arange(x1, x2), np.arange(y1, y2)
+    if channel.role in "UV":
+        xs, ys = xs >> layout.log2_x, ys >> layout.log2_y
+    return (_samples(frame, channel, layout)[np.ix_(ys, xs)] >> layout.shift).astype(np.float32)
+
+
 class Channel(NamedTuple):
     """Where the samples of one component lie."""
 

@@ -7,7 +7,7 @@ checks every frame that it hands out against it and raises rather than shift by 
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import dropwhile
@@ -17,8 +17,8 @@ from typing import NamedTuple, Self, cast
 
 import av
 import numpy as np
+from av.buffer import Buffer
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -177,7 +177,7 @@ class SegmentWriter:
 
     def _open_stream(self, first: av.VideoFrame) -> VideoStream:
         source = self._source
-        options = _encoder_options(self._encoder, self._config, source) | _hdr_options(self._encoder, first)
+        options = _encoder_options(self._encoder, self._config, source, _hdr10(first))
         stream = self._file.add_stream(self._encoder, rate=source.fps, options=options)
         if not isinstance(stream, VideoStream):
             raise InternalError(f"{self._encoder} is no video encoder")
@@ -214,7 +214,7 @@ def choose_encoder(source: Source, config: BlendConfig) -> str:
     if pix_fmt not in {form.name for form in av.Codec(encoder, "w").video_formats or ()}:
         raise InputError(
             f"the picture is {pix_fmt}, which {encoder} cannot keep as it is",
-            "convert the film first, for example with ffmpeg -i FILM -pix_fmt yuv420p -crf 8 -c:a copy NEW.mp4",
+            "choose another container (-o NAME.mp4), or convert the film first: ffmpeg -i FILM -pix_fmt yuv420p -crf 8 -c:a copy NEW.mp4",
         )
     if cut and encoder != "libvpx-vp9":
         raise InputError(
@@ -262,6 +262,12 @@ def earliest_start(film: InputContainer) -> Fraction:
         if stream.start_time is not None and stream.time_base is not None and not stream.disposition & Disposition.attached_pic
     ]
     return max(min(starts, default=Fraction(0)), Fraction(0))
+
+
+def side_data(frame: av.VideoFrame, name: str) -> bytes:
+    """What a frame carries beside its pixels, by libav's name for it (`DISPLAYMATRIX`); empty where it carries none."""
+    found = frame.side_data.get(name)
+    return b"" if found is None else bytes(cast(Buffer, found))
 
 
 def clock(seconds: Fraction) -> str:
@@ -405,10 +411,12 @@ def _shown_on_ticks(
             yield frame
 
 
-def _encoder_options(encoder: str, config: BlendConfig, source: Source) -> dict[str, str]:
+def _encoder_options(encoder: str, config: BlendConfig, source: Source, hdr10: Sequence[str]) -> dict[str, str]:
     """Options by libav's names. Tags that the film lacks stay unset: nothing is guessed into the file."""
     if config.preset not in PRESETS:
         raise UsageError(f"there is no preset {config.preset!r}", f"choose one of {', '.join(PRESETS)}")
+    if hdr10 and encoder != "libx265":
+        raise InputError(f"the picture is HDR10, whose metadata {encoder} cannot keep", "use --codec libx265 and -o NAME.mp4")
     colour = source.colour
     tags = {
         "colorspace": colour.matrix,
@@ -417,23 +425,31 @@ def _encoder_options(encoder: str, config: BlendConfig, source: Source) -> dict[
         "color_range": colour.range,
         "chroma_sample_location": colour.chroma_location,
     }
-    crf = f"{DEFAULT_CRF[encoder] if config.crf is None else config.crf:g}"
-    reorder = {"bf": "0"} if config.suffix == ".avi" else {}  # AVI has no timestamps to show frames by
-    threads = f"pools={ENCODER_THREADS}:frame-threads={ENCODER_THREADS // 2}"
-    own = {
-        "libx264": {"crf": crf, "preset": config.preset, "x264-params": "cpu-independent=1", **reorder},
-        "libx265": {"crf": crf, "preset": config.preset, "x265-params": f"log-level=none:open-gop=0:{threads}"},
-        "libvpx-vp9": {
-            "crf": crf,
-            "b": "0",
-            "deadline": "good",
-            "cpu-used": str(max(8 - PRESETS.index(config.preset), 0)),
-            "row-mt": "0",
-        },
-    }
-    return {key: value for key, value in tags.items() if value} | own[encoder]
+    options = {key: value for key, value in tags.items() if value}
+    options["crf"] = f"{DEFAULT_CRF[encoder] if config.crf is None else config.crf:g}"
+    if encoder == "libvpx-vp9":
+        speed = str(max(8 - PRESETS.index(config.preset), 0))
+        return options | {"b": "0", "deadline": "good", "cpu-used": speed, "row-mt": "0"}
+    options["preset"] = config.preset
+    if encoder == "libx265":
+        threads = (f"pools={ENCODER_THREADS}", f"frame-threads={ENCODER_THREADS // 2}")
+        return options | {"x265-params": ":".join(("log-level=none", "open-gop=0", *threads, *hdr10))}
+    if config.suffix == ".avi":  # has no timestamps to show frames by and no place for headers
+        return options | {"bf": "0", "x264-params": "cpu-independent=1:repeat-headers=1"}
+    return options | {"x264-params": "cpu-independent=1"}
 
 
-def _hdr_options(encoder: str, frame: av.VideoFrame) -> dict[str, str]:
-    """HDR10's static metadata, which stands in the frames and would be lost with them."""
-    return {}
+def _hdr10(frame: av.VideoFrame) -> list[str]:
+    """HDR10's static metadata, which stands in the film's frames, as x265 takes it. Layouts: libavutil/mastering_display_metadata.h."""
+    params = []
+    display, light = (side_data(frame, name) for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+    if display:
+        *numbers, primaries, luminance = struct.unpack("=22i", display[:88])
+        if primaries and luminance:
+            ratios = [Fraction(numbers[n], numbers[n + 1]) for n in range(0, 20, 2)]
+            rx, ry, gx, gy, bx, by, wx, wy = (round(ratio * 50_000) for ratio in ratios[:8])
+            low, high = (round(ratio * 10_000) for ratio in ratios[8:])
+            params.append(f"master-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({high},{low})")
+    if light:
+        params.append("max-cll={},{}".format(*struct.unpack("=2I", light[:8])))
+    return params

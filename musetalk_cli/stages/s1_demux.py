@@ -8,7 +8,8 @@ The one full decode is also the proof that the film can be read to its end.
 """
 
 import re
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +18,13 @@ import av
 import ffmpeg
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import Type as SideData
 from av.video.stream import VideoStream
 
 from musetalk_cli.config import DemuxConfig, Runtime
 from musetalk_cli.errors import InputError
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
 from musetalk_cli.media.shots import CutFinder, shots_between
-from musetalk_cli.media.video import SWS_MATRIX, Timeline, clock, earliest_start, open_film, picture_of, scan
+from musetalk_cli.media.video import SWS_MATRIX, Timeline, clock, earliest_start, open_film, picture_of, scan, side_data
 from musetalk_cli.types import Colour, Source, Stream
 from musetalk_cli.work import stage
 
@@ -56,11 +56,14 @@ COMMON_FPS = tuple(
 )
 # Metadata that changes from frame to frame, made for the old pixels; an encoder of ours would drop it.
 DYNAMIC_HDR = {
-    SideData.DOVI_RPU_BUFFER: "Dolby Vision",
-    SideData.DOVI_METADATA: "Dolby Vision",
-    SideData.DYNAMIC_HDR_PLUS: "HDR10+",
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
 }
 MS = 0.001001  # seconds
+CURE_DYNAMIC_HDR = (
+    "take it out first: ffmpeg -i FILM -c copy -bsf:v dovi_rpu=strip=1 NEW.mp4, or for HDR10+ hdr10plus_tool remove"
+)
 CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -vf bwdif -crf 8 -c:a copy NEW.mp4"
 
 
@@ -159,6 +162,7 @@ class _SameForm:
         form = ((frame.width, frame.height), frame.format.name)
         if not self.pix_fmt:
             (self.size, self.pix_fmt), self.rotation = form, frame.rotation % 360
+            _check_not_mirrored(self._video, side_data(frame, "DISPLAYMATRIX"))
         if form != (self.size, self.pix_fmt):
             raise InputError(
                 f"{at}: the picture changes from {self.size} {self.pix_fmt} to {form[0]} {form[1]}",
@@ -166,25 +170,25 @@ class _SameForm:
             )
         if frame.interlaced_frame:
             raise InputError(f"{at}: the picture is interlaced, a face in it has two positions at once", CURE_PROGRESSIVE)
-        for data in frame.side_data:
-            if data.type in DYNAMIC_HDR:
-                raise InputError(
-                    f"{at}: the picture carries {DYNAMIC_HDR[data.type]} metadata, which would no longer fit it",
-                    "take it out first: ffmpeg -i FILM -c copy -bsf:v dovi_rpu=strip=1 NEW.mp4 (or hevc_metadata for HDR10+)",
-                )
+        for kind, name in DYNAMIC_HDR.items():
+            if side_data(frame, kind):
+                raise InputError(f"{at}: the picture carries {name} metadata, which would no longer fit it", CURE_DYNAMIC_HDR)
 
 
-def _streams(film: InputContainer, log: str) -> Sequence[Stream]:
-    return [
-        Stream(
-            stream.index,
-            stream.type,
-            stream.codec.canonical_name if stream.codec_context else _tag(log, stream.index),
-            stream.language or "",
-            stream.metadata.get("title", ""),
-        )
-        for stream in film.streams
-    ]
+def _check_not_mirrored(video: Path, matrix: bytes) -> None:
+    """Source carries a rotation and no mirroring; matrix: 9 int32, row by row, or empty."""
+    if matrix:
+        a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])
+        if a * d < b * c:
+            raise InputError(
+                f"{video.name}: it is to be shown mirrored", "mirror it first: ffmpeg -i FILM -crf 8 -c:a copy NEW.mp4"
+            )
+
+
+def _streams(film: InputContainer, log: str) -> Iterator[Stream]:
+    for stream in film.streams:
+        codec = stream.codec.canonical_name if stream.codec_context else _tag(log, stream.index)
+        yield Stream(stream.index, stream.type, codec, stream.language or "", stream.metadata.get("title", ""))
 
 
 def _tag(log: str, index: int) -> str:

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.config import BlendConfig, ModelConfig, Runtime
-from musetalk_cli.crop import crop_face
 from musetalk_cli.errors import InternalError, ResourceError
-from musetalk_cli.media.planes import Patch, composite
-from musetalk_cli.media.video import SegmentWriter, read_frames, to_rgb
+from musetalk_cli.media.planes import Patch, composite, region_rgb
+from musetalk_cli.media.video import SegmentWriter, read_frames
 from musetalk_cli.models import free_batch, load_family
 from musetalk_cli.types import Faces, Masks, Mouths, Segment, Source
 from musetalk_cli.work import stage
@@ -101,19 +100,19 @@ def _blended(
     row = 0
     for number, frame in enumerate(frames, faces.shot.start):
         patches = []
-        if row < faces.rows and faces.frame[row] == number:
-            rgb = to_rgb(frame, source.colour)
         while row < faces.rows and faces.frame[row] == number:
+            x1, y1, x2, y2 = (int(v) for v in faces.box[row])
+            film = region_rgb(frame, (x1, y1, x2, y2), source.colour)  # before any patch: what the film shows
             tint = tints.setdefault(int(faces.track[row]), Tint())
-            patches.append(_patch(next(crops), rgb, faces, masks, row, tint))
+            patches.append(_patch(next(crops), film, faces, masks, row, tint))
             row += 1
         yield composite(frame, patches, source.colour)
 
 
-def _patch(crop: NDArray[np.uint8], rgb: NDArray[np.uint8], faces: Faces, masks: Masks, row: int, tint: "Tint") -> Patch:
+def _patch(crop: NDArray[np.uint8], film: NDArray[np.float32], faces: Faces, masks: Masks, row: int, tint: "Tint") -> Patch:
     """The generated crop in the film's colour, as large as the box, with its alpha; of it the rows that show."""
     x1, y1, x2, y2 = (int(v) for v in faces.box[row])
-    field = tint.seen(crop_face(rgb, faces.box[row]), crop, _mouth_cells(faces.landmarks[row], faces.box[row]))
+    field = tint.seen(film, crop, _mouth_cells(faces.landmarks[row], faces.box[row]))
     alpha = alpha_over_box(masks.alpha[row], masks.square[row], faces.box[row])
     shown = np.flatnonzero(alpha.any(axis=1))
     rows = slice(int(shown[0]), int(shown[-1]) + 1) if len(shown) else slice(0, 1)
@@ -145,8 +144,8 @@ class Tint:
         self._sum = np.zeros((TINT_CELLS, TINT_CELLS, 3), np.float32)
         self._weight = np.zeros((TINT_CELLS, TINT_CELLS, 1), np.float32)
 
-    def seen(self, film: NDArray[np.uint8], crop: NDArray[np.uint8], mouth: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """film, crop: (256, 256, 3) RGB of one face; mouth: (32, 32) cells to leave out -> (32, 32, 3) to add to the crop."""
+    def seen(self, film: NDArray[np.generic], crop: NDArray[np.generic], mouth: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """film, crop: RGB of one box, any size; mouth: (32, 32) cells to leave out -> (32, 32, 3) to add to the crop."""
         difference = _cells(film) - _cells(crop)
         weighted, weight = _agreed(difference, ~mouth)
         keep = np.float32(1 - 1 / TINT_MEMORY)
@@ -155,7 +154,7 @@ class Tint:
         return self._sum / self._weight
 
 
-def _cells(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _cells(rgb: NDArray[np.generic]) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(rgb.astype(np.float32), (TINT_CELLS, TINT_CELLS), interpolation=cv2.INTER_AREA), np.float32)
 
 

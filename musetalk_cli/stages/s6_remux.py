@@ -280,7 +280,7 @@ def _dispositions(kept: Sequence[Any]) -> dict[str, str]:
     marks = {"disposition:0": "default", "disposition:1": "default+dub"}
     for number, stream in enumerate(kept, start=2):
         mark = stream.disposition & ~Disposition.default if stream.type == "audio" else stream.disposition
-        marks[f"disposition:{number}"] = "+".join(flag.name for flag in Disposition if flag in mark) or "0"
+        marks[f"disposition:{number}"] = "+".join(str(flag.name) for flag in Disposition if flag in mark) or "0"
     return marks
 
 

@@ -1,0 +1,201 @@
+"""Promises of faces over time: names are kept, movement comes out as it went in, nobody is dubbed by accident."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+from made_faces import landmarks_at
+from numpy.typing import NDArray
+
+from musetalk_cli.tracks import (
+    Person,
+    Sighting,
+    Verdict,
+    choose_all,
+    choose_largest,
+    choose_like,
+    filled,
+    follow,
+    judged,
+    paired,
+    smoothed,
+    steady,
+)
+from musetalk_cli.types import Shot
+
+ANNA, BERT = np.eye(128, dtype=np.float32)[:2]
+
+
+def seen(
+    frame: int,
+    x: float = 100.0,
+    *,
+    width: float = 60,
+    score: float = 0.9,
+    look: str = "front",
+    who: NDArray[np.float32] | None = None,
+) -> Sighting:
+    points = landmarks_at(x, 100, width) if look == "front" else None
+    box = np.array([x - width / 2, 100 - width / 2, x + width / 2, 100 + width], np.float32)
+    return Sighting(frame, box, score, points, who)
+
+
+def shot_of(*persons: Sequence[Sighting]) -> list[list[Sighting]]:
+    """Sightings of persons -> sightings of frames."""
+    last = max(sighting.frame for person in persons for sighting in person)
+    return [[s for person in persons for s in person if s.frame == frame] for frame in range(last + 1)]
+
+
+def frames_of(persons: Sequence[Person]) -> list[list[int]]:
+    return [person.frames.tolist() for person in persons]
+
+
+def test_a_face_that_moves_is_one_person() -> None:
+    walk = [seen(i, 100 + 20 * i) for i in range(12)]  # a third of its width in each frame
+    assert frames_of(follow(shot_of(walk), bridge=5)) == [list(range(12))]
+
+
+def test_two_faces_side_by_side_keep_their_names_as_they_move_together() -> None:
+    left, right = [seen(i, 100 + 8 * i) for i in range(12)], [seen(i, 165 + 8 * i) for i in range(12)]
+    first, second = follow(shot_of(left, right), bridge=5)
+    assert [s.box[0] for s in first.sightings] == [s.box[0] for s in left]
+    assert [s.box[0] for s in second.sightings] == [s.box[0] for s in right]
+
+
+@pytest.mark.parametrize(("gap", "persons"), [(5, 1), (6, 2)])
+def test_a_face_keeps_its_name_over_gaps_up_to_bridge(gap: int, persons: int) -> None:
+    blink = [seen(i) for i in (0, 1, 2, 3 + gap, 4 + gap)]
+    assert len(follow(shot_of(blink), bridge=5)) == persons
+
+
+def test_who_leaves_and_returns_elsewhere_is_the_same_person() -> None:
+    here, there = [seen(i, who=ANNA) for i in range(6)], [seen(i, 400, who=ANNA) for i in range(20, 26)]
+    assert frames_of(follow(shot_of(here, there), bridge=5)) == [[*range(6), *range(20, 26)]]
+
+
+def test_strangers_and_twins_in_one_frame_stay_apart() -> None:
+    here, stranger = [seen(i, who=ANNA) for i in range(6)], [seen(i, 400, who=BERT) for i in range(20, 26)]
+    assert len(follow(shot_of(here, stranger), bridge=5)) == 2
+    twin = [seen(i, 400, who=ANNA) for i in range(3, 9)]
+    assert len(follow(shot_of(here, twin), bridge=5)) == 2
+
+
+def test_pairs_are_the_best_sum_and_never_far_apart() -> None:
+    old = np.array([[0, 0, 10, 10], [6, 0, 16, 10]], np.float32)
+    new = np.array([[5, 0, 15, 10], [-2, 0, 8, 10], [90, 90, 99, 99]], np.float32)
+    assert paired(old, new, 0.2) == [(0, 1), (1, 0)]
+    assert paired(old, new[2:], 0.2) == []
+    assert paired(old[:0], new, 0.2) == []
+
+
+def test_landmarks_are_filled_only_where_the_detector_saw_the_face() -> None:
+    sightings = [seen(0, 100), seen(1, 102, look="away"), seen(3, 106)]  # frame 2: nothing was detected
+    whole = filled(Person(tuple(sightings)), bridge=5)
+    assert whole.frames.tolist() == [0, 1, 3]
+    np.testing.assert_allclose(whole.landmarks[1], landmarks_at(102, 100, 60), atol=1e-3)
+
+
+def test_long_gaps_and_open_ends_are_not_filled() -> None:
+    turned = [seen(0, look="away"), seen(1), *(seen(i, look="away") for i in range(2, 9)), seen(9), seen(10, look="away")]
+    assert filled(Person(tuple(turned)), bridge=5).frames.tolist() == [1, 9]
+
+
+def test_a_mouth_does_not_twitch_for_a_frame_or_two() -> None:
+    person = Person(tuple(seen(i) for i in [0, *range(10, 20), 30, 31, 49]))
+    assert steady(person, Shot(0, 0, 50)).frames.tolist() == [0, *range(10, 20), 49]  # at the edges the take may go on
+
+
+def test_steady_movement_comes_out_as_it_went_in() -> None:
+    frames = np.arange(30)
+    walk = np.stack([landmarks_at(100 + 3.0 * i, 80 + 1.5 * i, 60) for i in frames])
+    np.testing.assert_allclose(smoothed(frames, walk, 1.5), walk, atol=1e-3)
+
+
+def test_jitter_shrinks_and_the_middle_stays() -> None:
+    frames = np.arange(200)
+    still = np.broadcast_to(landmarks_at(100, 80, 60), (200, 68, 2))
+    noisy = (still + np.random.default_rng(0).normal(0, 1, still.shape)).astype(np.float32)
+    calm = smoothed(frames, noisy, 1.0)
+    jerk = [np.abs(np.diff(points, 2, axis=0)).mean() for points in (noisy, calm)]
+    assert jerk[1] < 0.35 * jerk[0]
+    assert abs((calm - still).mean()) < 0.02
+
+
+def test_nothing_is_smoothed_over_a_gap_or_a_jump() -> None:
+    here, there = landmarks_at(100, 80, 60), landmarks_at(160, 80, 60)
+    rows = np.stack([here] * 5 + [there] * 5)
+    np.testing.assert_allclose(smoothed(np.arange(10), rows, 2.0), rows, atol=1e-4)  # a cut that nobody noticed
+    near = np.stack([here] * 5 + [here + 4] * 5)
+    with_gap = np.array([*range(5), *range(7, 12)])
+    np.testing.assert_allclose(smoothed(with_gap, near, 2.0), near, atol=1e-4)
+    assert np.abs(smoothed(np.arange(10), near, 2.0) - near).max() > 0.5
+
+
+def test_smoothing_can_be_off_and_takes_any_number_of_rows() -> None:
+    rows = np.stack([landmarks_at(100 + i % 2, 80, 60) for i in range(6)])
+    assert smoothed(np.arange(6), rows, 0.0) is rows
+    for count in range(3):
+        assert smoothed(np.arange(count), rows[:count], 1.0).shape == (count, 68, 2)
+
+
+def chosen(verdicts: Sequence[Verdict]) -> list[bool]:
+    return [verdict.chosen for verdict in verdicts]
+
+
+def person(frames: range, **what: object) -> Person:
+    return Person(tuple(map(partial(seen, **what), frames)))  # type: ignore[arg-type]
+
+
+def test_largest_is_one_person_for_the_whole_shot() -> None:
+    steady_one, passer_by = person(range(100), width=60), person(range(40, 60), x=400, width=90)
+    verdicts = choose_largest([passer_by, steady_one])
+    assert chosen(verdicts) == [False, True]
+    assert verdicts[0].why == "in the picture with a larger face"
+
+
+def test_after_a_cut_that_nobody_noticed_the_next_face_is_dubbed_too() -> None:
+    before, after, beside = person(range(60), width=80), person(range(60, 100), x=400), person(range(50, 100), x=700, width=40)
+    assert chosen(choose_largest([before, after, beside])) == [True, True, False]
+
+
+def test_someone_turned_away_is_not_the_largest() -> None:
+    away = Person(
+        (*(seen(i, 400, width=120, look="away") for i in range(90)), *(seen(i, 400, width=120) for i in range(90, 100)))
+    )
+    assert chosen(choose_largest([away, person(range(100))])) == [False, True]
+
+
+def test_a_picture_chooses_by_likeness_and_one_of_two_likenesses() -> None:
+    near = (0.9 * ANNA + 0.436 * BERT).astype(np.float32)
+    persons = [
+        person(range(30), who=ANNA),
+        person(range(30), x=300, who=BERT),
+        person(range(30), x=500, who=near),
+        person(range(30), x=700),
+    ]
+    verdicts = choose_like(ANNA, 0.363, "anna.jpg")(persons)
+    assert chosen(verdicts) == [True, False, False, False]
+    assert [verdict.why for verdict in verdicts[1:3]] == [
+        "not the person in anna.jpg",
+        "in the picture with one more like anna.jpg",
+    ]
+    assert verdicts[1].similarity == pytest.approx(0, abs=1e-6)
+
+
+def test_one_blurred_frame_does_not_change_who_someone_is() -> None:
+    anna = Person((*(seen(i, who=ANNA) for i in range(4)), seen(4, who=BERT)))
+    assert anna.identity is not None and anna.identity @ ANNA == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("someone", "why"),
+    [
+        (person(range(3), score=0.65), "seen too briefly: 3 frames, score 0.65"),
+        (person(range(50), width=20), "too small: 20 px wide, needs 32"),
+        (person(range(50), look="away"), "no landmarks: turned away, hidden or not a face"),
+    ],
+)
+def test_who_cannot_be_dubbed_is_told_why(someone: Person, why: str) -> None:
+    verdicts = judged([someone, person(range(50))], min_face=32, choose=choose_all)
+    assert [(v.chosen, v.why) for v in verdicts] == [(False, why), (True, "every face")]
