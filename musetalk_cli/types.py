@@ -27,7 +27,7 @@ class DubJob(NamedTuple):
 class Shot(NamedTuple):
     """Frames [start, stop) that belong together; never longer than a chunk, never across a cut."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     start: int
     stop: int
     lead: int = 0  # frames before start that smoothing may look at; never written
@@ -41,7 +41,7 @@ class Shot(NamedTuple):
 class Stream(NamedTuple):
     """One stream of the film as the container names it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     kind: str  # "video", "audio", "subtitle", "data", "attachment"
     codec: str
     language: str = ""

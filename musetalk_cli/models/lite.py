@@ -34,15 +34,15 @@ WINDOW_TOKENS = WINDOW
 TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
-FLOW_PX = 16.0  # what one unit of the U-Net's answer moves
-PAINTED_FROM = 10  # latent row from which the answer is decoded; nothing changes above the mask
+MOVED_FROM = 10  # latent row from which a picture is decoded to be moved; nothing changes above the mask
 KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that begins at row 10 is right from here
 
 AUTOENCODER_FILES = ("autoencoder.safetensors",)
 LIPS_FILES = ("lips.safetensors",)
-UNET_FILES = ("unet-1.safetensors", "unet-2.safetensors")  # two, so that no file of the package passes 16 MB
+MOVER_FILES = ("mover.safetensors",)
+UNET_FILES = ("unet.safetensors",)
 WHISPER_FILES = ("whisper.safetensors",)
-FILES = (*AUTOENCODER_FILES, *LIPS_FILES, *UNET_FILES, *WHISPER_FILES)
+FILES = (*AUTOENCODER_FILES, *LIPS_FILES, *MOVER_FILES, *UNET_FILES, *WHISPER_FILES)
 CONFIG_FILE = "config.json"
 
 
@@ -198,18 +198,101 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     return (y0 + part * (y1 - y0)).T
 
 
-class Answer(NamedTuple):
-    """What the U-Net says of a face: how the picture of the reference moves, and what is painted where moving is not enough."""
+RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45)  # of the 68 landmarks: points that speech does not move
+STILL = (0, 1, 15, 16, *RIGID)  # the same and the sides of the face
+MOUTH = tuple(range(48, 68))
+JAW_SHARES = {5: 0.4, 6: 0.7, 7: 0.9, 8: 1.0, 9: 0.9, 10: 0.7, 11: 0.4}  # of the chin's way, for the points beside it
+INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
 
-    paint: Tensor  # (N, 16, 32, 32) latent of the painted face
-    flow: Tensor  # (N, 2, 64, 64) px: how far right and down in the reference the same is found
-    alpha: Tensor  # (N, 1, 64, 64) 0..1: how much of the paint shows
+
+class LipMover(nn.Module):
+    """Where the lips are and where a lip code wants them: (N, 16, 32, 32), (N, code) -> flow (N, 2, 64, 64) px.
+
+    A small net finds the 68 landmarks in the latent; the rest is geometry. Mouths are compared in the face's own frame, an affine
+    map away from the crop: `template` is the mean face there, `slope` what one eye distance of opening moves, `shapes` the
+    principal components of the rest, `spread` the unit of each number of a code.
+    """
+
+    template: Tensor
+    slope: Tensor
+    shapes: Tensor
+    spread: Tensor
+    mean: Tensor
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__()
+        self.finder = nn.Sequential(
+            nn.Conv2d(config.latent_channels, 48, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(48, 96, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(96, 128, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Flatten(),
+            nn.Linear(128 * 8 * 8, 128),
+            nn.SiLU(),
+            nn.Linear(128, 136),
+        )
+        self.register_buffer("mean", torch.zeros(68, 2))
+        self.register_buffer("template", torch.zeros(68, 2))
+        self.register_buffer("slope", torch.zeros(42))
+        self.register_buffer("shapes", torch.zeros(config.code_size - 1, 42))
+        self.register_buffer("spread", torch.ones(config.code_size))
+
+    def landmarks(self, latents: Tensor) -> Tensor:
+        """(N, 16, 32, 32) -> (N, 68, 2) px in the crop."""
+        return self.mean + 8 * self.finder(latents).float().view(-1, 68, 2)
+
+    def forward(self, reference: Tensor, codes: Tensor) -> Tensor:
+        found = self.landmarks(reference)
+        return lip_flow(self.wanted(found, codes.float()), found)
+
+    def wanted(self, found: Tensor, codes: Tensor) -> Tensor:
+        """(N, 68, 2) landmarks, (N, code) -> the landmarks of the same face with those lips."""
+        to_face = self._to_face(found)
+        opened = self._openings(found @ to_face)
+        change = (codes[:, :1] * self.spread[0] - opened[:, None]) * self.slope
+        change = change + (codes[:, 1:] * self.spread[1:]) @ self.shapes
+        moves = change.view(-1, 21, 2) @ torch.linalg.inv(to_face)
+        wanted = found.clone()
+        wanted[:, list(MOUTH)] += moves[:, :20]
+        for point, share in JAW_SHARES.items():
+            wanted[:, point] += share * moves[:, 20]
+        return wanted
+
+    def _to_face(self, points: Tensor) -> Tensor:
+        """(N, 2, 2): the linear part of the affine map that fits the rigid points to the template best."""
+        rigid, goal = points[:, list(RIGID)], self.template[list(RIGID)]
+        rigid, goal = rigid - rigid.mean(1, keepdim=True), goal - goal.mean(0)
+        return torch.linalg.solve(rigid.mT @ rigid + 1e-3 * torch.eye(2, device=points.device), rigid.mT @ goal)
+
+    def _openings(self, points: Tensor) -> Tensor:
+        gaps = [(points[:, low] - points[:, high]).norm(dim=1) for high, low in INNER_PAIRS]
+        return torch.stack(gaps).mean(0)
+
+
+def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
+    """(N, 68, 2) twice -> (N, 2, 64, 64): how far away in px a crop with points `found` shows what one with `wanted` has here.
+
+    Known at lips and chin, zero at still points and at the edge, between them by inverse distance.
+    """
+    moving = [*MOUTH, *JAW_SHARES]
+    sides = [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 255) if x in (0, 255) or y in (0, 255)]
+    edge = torch.tensor(sides, dtype=found.dtype, device=found.device).expand(len(found), -1, 2)
+    places = torch.cat([wanted[:, moving], wanted[:, list(STILL)], edge], 1)
+    moves = torch.cat([(found - wanted)[:, moving], torch.zeros_like(places[:, len(moving) :])], 1)
+    along = torch.arange(64, dtype=found.dtype, device=found.device) * 4 + 1.5
+    cells = torch.stack([along.repeat(64), along.repeat_interleave(64)], 1)
+    weight = (torch.cdist(cells.expand(len(found), -1, 2), places).square() + 9).pow(-1.5)
+    flow = weight @ moves / weight.sum(2, keepdim=True)
+    return flow.mT.reshape(-1, 2, 64, 64)
 
 
 class LipUNet(nn.Module):
-    """[masked, reference] latents and lip codes -> Answer, in one step.
+    """[masked, moved reference] latents and lip codes -> the latent of the answer, in one step, painted onto the reference.
 
-    At work the reference is the frame itself: lips are moved, the inside of the mouth is painted, all else stays as it was.
+    At work the reference is the frame itself: lips are moved beforehand, the net paints what moving leaves wrong.
     """
 
     def __init__(self, config: LiteConfig) -> None:
@@ -219,29 +302,25 @@ class LipUNet(nn.Module):
         self.tokens = nn.Linear(256, config.code_tokens * TOKEN_WIDTH)
         self.unet = make_unet(config)
 
-    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Answer:
+    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
         spread = self.spread(codes)
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         cells = functional.pixel_unshuffle(torch.cat([masked, reference], 1), 2)  # 16x16: four times the samples a second
         out: Tensor = self.unet(cells, step, tokens, class_labels=spread, return_dict=False)[0]
-        paint, flow, alpha = functional.pixel_shuffle(out.float(), 2).split((self.config.latent_channels, 8, 4), 1)
-        flow, alpha = functional.pixel_shuffle(flow, 2), functional.pixel_shuffle(alpha, 2)
-        return Answer(reference + paint, FLOW_PX * flow, torch.sigmoid(alpha - 2))
+        paint = functional.pixel_shuffle(out.float(), 2)
+        return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
 
 
-def paint_face(autoencoder: Autoencoder, reference: Tensor, answer: Answer) -> Tensor:
-    """The answer as a picture, from row 8 * PAINTED_FROM down: (N, 3, 256 - 8 * PAINTED_FROM, 256) in [-1, 1]."""
-    lower = slice(PAINTED_FROM, None)
-    still = autoencoder.decode(reference[:, :, lower]).float()
-    new = autoencoder.decode(answer.paint[:, :, lower]).float()
-    rows = torch.arange(8 * PAINTED_FROM, CROP_PX, device=still.device)
-    allowed = ((rows - MASK_ROW + 8) / 12).clamp(0, 1).view(1, 1, -1, 1)  # nothing changes above the mask's edge
-    flow, alpha = (
-        allowed * functional.interpolate(part.float(), scale_factor=4, mode="bilinear")[:, :, 8 * PAINTED_FROM :]
-        for part in (answer.flow, answer.alpha)
-    )
-    return warp(still, flow) * (1 - alpha) + new * alpha
+def move_lips(autoencoder: Autoencoder, reference: Tensor, flow: Tensor) -> Tensor:
+    """The latent of the reference with its picture moved by flow (N, 2, 64, 64) px; nothing moves above the mask."""
+    picture = autoencoder.decode(reference[:, :, MOVED_FROM:]).float()
+    rows = torch.arange(8 * MOVED_FROM, CROP_PX, device=picture.device)
+    allowed = ((rows - MASK_ROW + 8) / 12).clamp(0, 1).view(1, 1, -1, 1)
+    whole = functional.interpolate(flow.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
+    moved = warp(picture, allowed * whole).contiguous(memory_format=torch.channels_last)
+    lower = autoencoder.encode(moved).float()
+    return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - MOVED_FROM :]], 2)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
@@ -261,7 +340,7 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
     return UNet2DConditionModel(
         sample_size=LATENT_PX // 2,
         in_channels=4 * 2 * config.latent_channels,
-        out_channels=4 * (config.latent_channels + 8 + 4),  # paint; flow and alpha on four cells each
+        out_channels=4 * config.latent_channels,
         down_block_types=(*["DownBlock2D"] * plain, "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * plain),
         norm_num_groups=16,
@@ -276,10 +355,11 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
 
 
 class LiteNets(NamedTuple):
-    """The four nets, ready to work."""
+    """The five nets, ready to work."""
 
     autoencoder: Autoencoder
     lips: LipEncoder
+    mover: LipMover
     unet: LipUNet
     whisper: "WhisperEncoder"
 
@@ -329,10 +409,9 @@ class LiteModel:
         return codes
 
     def _answer(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
-        """The picture that the U-Net asks for, back as a latent."""
-        picture = paint_face(self.nets.autoencoder, reference, self.nets.unet(masked, reference, codes))
-        lower = self.nets.autoencoder.encode(picture.contiguous(memory_format=torch.channels_last))
-        return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - PAINTED_FROM :]], 2)
+        moved = move_lips(self.nets.autoencoder, reference, self.nets.mover(reference, codes))
+        answer: Tensor = self.nets.unet(masked, moved, codes)
+        return answer
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
         return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))
@@ -370,11 +449,11 @@ def load_lite(folder: Path, device: torch.device) -> LiteModel:
     """The embedded model from a folder of `config.json` and four weight files."""
     check_files(folder)
     config = read_config(folder / CONFIG_FILE)
-    autoencoder, lips, unet = Autoencoder(config), LipEncoder(config), LipUNet(config)
-    for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (unet, UNET_FILES)):
+    autoencoder, lips, mover, unet = Autoencoder(config), LipEncoder(config), LipMover(config), LipUNet(config)
+    for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (mover, MOVER_FILES), (unet, UNET_FILES)):
         net.load_state_dict(_read(folder, names))
         net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    nets = LiteNets(autoencoder, lips, unet, load_lite_whisper(folder).to(device))
+    nets = LiteNets(autoencoder, lips, mover, unet, load_lite_whisper(folder).to(device))
     return LiteModel(nets, device, latent_channels=config.latent_channels)
 
 

@@ -70,4 +70,4 @@ def _heard(encoder: WhisperEncoder, block: NDArray[np.float32]) -> NDArray[np.fl
 @lru_cache(maxsize=1)
 def _extractor() -> WhisperFeatureExtractor:
     """Its defaults are whisper-tiny's preprocessor_config.json."""
-    return WhisperFeatureExtractor()  # type: ignore[no-untyped-call]
+    return WhisperFeatureExtractor()

@@ -15,10 +15,12 @@ from musetalk_cli.models.lite import (
     CONFIG_FILE,
     FILES,
     LIPS_FILES,
+    MOVER_FILES,
     UNET_FILES,
     WHISPER_FILES,
     Autoencoder,
     LipEncoder,
+    LipMover,
     LipUNet,
     LiteConfig,
     write_config,
@@ -34,6 +36,7 @@ def export(run: Path, whisper: Path, out: Path, sizes: LiteConfig) -> None:
     for net, name, files in (
         (Autoencoder(sizes), "autoencoder", AUTOENCODER_FILES),
         (LipEncoder(sizes), "lips", LIPS_FILES),
+        (LipMover(sizes), "mover", MOVER_FILES),
         (LipUNet(sizes), "unet", UNET_FILES),
     ):
         _save(_trained(net, run, name), out, files)
