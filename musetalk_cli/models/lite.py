@@ -201,12 +201,31 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
 RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45)  # of the 68 landmarks: points that speech does not move
 STILL = (0, 1, 15, 16, *RIGID)  # the same and the sides of the face
 MOUTH = tuple(range(48, 68))
-JAW_SHARES = {5: 0.4, 6: 0.7, 7: 0.9, 8: 1.0, 9: 0.9, 10: 0.7, 11: 0.4}  # of the chin's way, for the points beside it
+JAW_SHARES = {
+    4: 0.3,
+    5: 0.5,
+    6: 0.75,
+    7: 0.95,
+    8: 1.0,
+    9: 0.95,
+    10: 0.75,
+    11: 0.5,
+    12: 0.3,
+}  # of the chin's way, for the points beside it
 INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
 
 
+class Moves(NamedTuple):
+    """How a face's picture moves for a lip code, and where its mouth is then."""
+
+    flow: Tensor  # (N, 2, 64, 64) px: how far right and down the same is found now
+    maps: (
+        Tensor  # (N, 3, 64, 64): inside of the mouth 0..1; way to the upper and to the lower inner lip, -1..1, positive below it
+    )
+
+
 class LipMover(nn.Module):
-    """Where the lips are and where a lip code wants them: (N, 16, 32, 32), (N, code) -> flow (N, 2, 64, 64) px.
+    """Where the lips are and where a lip code wants them: (N, 16, 32, 32), (N, code) -> Moves.
 
     A small net finds the 68 landmarks in the latent; the rest is geometry. Mouths are compared in the face's own frame, an affine
     map away from the crop: `template` is the mean face there, `slope` what one eye distance of opening moves, `shapes` the
@@ -244,9 +263,10 @@ class LipMover(nn.Module):
         """(N, 16, 32, 32) -> (N, 68, 2) px in the crop."""
         return self.mean + 8 * self.finder(latents).float().view(-1, 68, 2)
 
-    def forward(self, reference: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, reference: Tensor, codes: Tensor) -> Moves:
         found = self.landmarks(reference)
-        return lip_flow(self.wanted(found, codes.float()), found)
+        wanted = self.wanted(found, codes.float())
+        return Moves(lip_flow(wanted, found), lip_maps(wanted))
 
     def wanted(self, found: Tensor, codes: Tensor) -> Tensor:
         """(N, 68, 2) landmarks, (N, code) -> the landmarks of the same face with those lips."""
@@ -275,22 +295,36 @@ class LipMover(nn.Module):
 def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
     """(N, 68, 2) twice -> (N, 2, 64, 64): how far away in px a crop with points `found` shows what one with `wanted` has here.
 
-    Known at lips and chin, zero at still points and at the edge, between them by inverse distance.
+    Known at lips and chin, zero at still points and about the edge, between them by inverse distance.
     """
     moving = [*MOUTH, *JAW_SHARES]
-    sides = [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 255) if x in (0, 255) or y in (0, 255)]
+    sides = [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 290) if x in (0, 255) or y != 192]
     edge = torch.tensor(sides, dtype=found.dtype, device=found.device).expand(len(found), -1, 2)
     places = torch.cat([wanted[:, moving], wanted[:, list(STILL)], edge], 1)
     moves = torch.cat([(found - wanted)[:, moving], torch.zeros_like(places[:, len(moving) :])], 1)
     along = torch.arange(64, dtype=found.dtype, device=found.device) * 4 + 1.5
     cells = torch.stack([along.repeat(64), along.repeat_interleave(64)], 1)
-    weight = (torch.cdist(cells.expand(len(found), -1, 2), places).square() + 9).pow(-1.5)
+    weight = (torch.cdist(cells.expand(len(found), -1, 2), places).square() + 36).pow(-1.5)
     flow = weight @ moves / weight.sum(2, keepdim=True)
     return flow.mT.reshape(-1, 2, 64, 64)
 
 
+def lip_maps(points: Tensor) -> Tensor:
+    """(N, 68, 2) px -> (N, 3, 64, 64), the maps of Moves: the inner lips as two lines from corner to corner."""
+    cells = torch.arange(64, dtype=points.dtype, device=points.device) * 4 + 1.5
+    lines = []
+    for line in ([60, 61, 62, 63, 64], [60, 67, 66, 65, 64]):
+        xs, ys = points[:, line, 0].cummax(1).values, points[:, line, 1]
+        height = interpolate(cells[:, None].expand(-1, len(points)), xs, ys).T
+        lines.append(cells.view(1, -1, 1) - height[:, None])
+    left, right = points[:, 60, :1, None], points[:, 64, :1, None]
+    across = torch.sigmoid((cells - left) / 3) * torch.sigmoid((right - cells) / 3)
+    inside = torch.sigmoid(lines[0] / 1.5) * torch.sigmoid(-lines[1] / 1.5) * across
+    return torch.stack([inside, *((line / 16).clamp(-1, 1) for line in lines)], 1)
+
+
 class LipUNet(nn.Module):
-    """[masked, moved reference] latents and lip codes -> the latent of the answer, in one step, painted onto the reference.
+    """[masked, moved reference, maps] and lip codes -> the latent of the answer, in one step, painted onto the reference.
 
     At work the reference is the frame itself: lips are moved beforehand, the net paints what moving leaves wrong.
     """
@@ -301,12 +335,15 @@ class LipUNet(nn.Module):
         self.spread = nn.Sequential(nn.Linear(config.code_size, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
         self.tokens = nn.Linear(256, config.code_tokens * TOKEN_WIDTH)
         self.unet = make_unet(config)
+        nn.init.zeros_(self.unet.conv_out.weight)  # an untrained net leaves the reference as it is
+        nn.init.zeros_(self.unet.conv_out.bias)
 
-    def forward(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
+    def forward(self, masked: Tensor, reference: Tensor, maps: Tensor, codes: Tensor) -> Tensor:
         spread = self.spread(codes)
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        cells = functional.pixel_unshuffle(torch.cat([masked, reference], 1), 2)  # 16x16: four times the samples a second
+        cells = torch.cat([masked, reference, functional.pixel_unshuffle(maps, 2)], 1)
+        cells = functional.pixel_unshuffle(cells, 2)  # 16x16: four times the samples a second
         out: Tensor = self.unet(cells, step, tokens, class_labels=spread, return_dict=False)[0]
         paint = functional.pixel_shuffle(out.float(), 2)
         return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
@@ -339,7 +376,7 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
     plain = len(config.unet_widths) - 1
     return UNet2DConditionModel(
         sample_size=LATENT_PX // 2,
-        in_channels=4 * 2 * config.latent_channels,
+        in_channels=4 * (2 * config.latent_channels + 12),  # 12: three maps, four cells each
         out_channels=4 * config.latent_channels,
         down_block_types=(*["DownBlock2D"] * plain, "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * plain),
@@ -409,8 +446,9 @@ class LiteModel:
         return codes
 
     def _answer(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
-        moved = move_lips(self.nets.autoencoder, reference, self.nets.mover(reference, codes))
-        answer: Tensor = self.nets.unet(masked, moved, codes)
+        moves = self.nets.mover(reference, codes)
+        moved = move_lips(self.nets.autoencoder, reference, moves.flow)
+        answer: Tensor = self.nets.unet(masked, moved, moves.maps, codes)
         return answer
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:

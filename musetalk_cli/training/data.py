@@ -15,15 +15,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from musetalk_cli.models import lite
+from musetalk_cli.models.lite import INNER_PAIRS
 from musetalk_cli.training.prepare import PreparedClip, crops_of, read_prepared, runs
 
 T = TypeVar("T")
 
-RIGID = np.array([27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45])  # points that speech does not move
-STILL = np.array([0, 1, 15, 16, *RIGID])  # the same and the sides of the face
-MOUTH = np.arange(48, 68)
+RIGID, STILL, MOUTH = np.array(lite.RIGID), np.array(lite.STILL), np.array(lite.MOUTH)
 MIRRORED = np.array([6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17])  # of MOUTH
-INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
 JAW = np.arange(0, 17)
 INNER_LIPS = np.arange(60, 68)
 SHAPES = 7
@@ -187,24 +186,6 @@ def lower_face(points: NDArray[np.floating], others: NDArray[np.floating]) -> ND
     rows, columns = np.mgrid[0:256, 0:256].astype(np.float32)
     away = ((columns - centre_x) / half_x) ** 2 + ((rows - centre_y) / half_y) ** 4
     return np.clip((1.2 - away) / 0.4, 0, 1).astype(np.float32)
-
-
-def lip_flow(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(2, 64, 64): for each cell of a crop with points `wanted`, how far away in px a crop with points `found` shows the same.
-
-    Known at the lips and the chin, zero at still points and at the edge, between them by inverse distance.
-    """
-    edge = np.array(
-        [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 255) if x in (0, 255) or y in (0, 255)], np.float32
-    )
-    moving = np.concatenate([MOUTH, np.arange(5, 12)])
-    places = np.concatenate([wanted[moving], wanted[STILL], edge])
-    moves = np.concatenate([(found - wanted)[moving], np.zeros((len(STILL) + len(edge), 2), np.float32)])
-    rows, columns = np.mgrid[0:64, 0:64].astype(np.float32) * 4 + 1.5
-    away = (columns.reshape(-1, 1) - places[:, 0]) ** 2 + (rows.reshape(-1, 1) - places[:, 1]) ** 2 + 9.0
-    weight = 1 / (away * np.sqrt(away))
-    flow = weight @ moves / weight.sum(1, keepdims=True)
-    return np.asarray(flow.T.reshape(2, 64, 64), np.float32)
 
 
 def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:

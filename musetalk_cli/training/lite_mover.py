@@ -43,9 +43,7 @@ def train_mover(
     return state.average
 
 
-def faces(
-    clips: list[FaceClip], latents: list[NDArray[np.float16]], batch: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def faces(clips: list[FaceClip], latents: list[NDArray[np.float16]], batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches of whole latents (N, 16, 32, 32) and their landmarks (N, 68, 2) in the crop."""
     random = np.random.default_rng(seed)
     rows = np.array([(c, row) for c, clip in enumerate(clips) for row in range(clip.rows)])

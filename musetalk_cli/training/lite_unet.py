@@ -1,10 +1,9 @@
-"""The U-Net of the lite family, stage 1. In: prepared clips, a trained autoencoder. Out: a trained LipUNet.
+"""The U-Net of the lite family, stage 1. In: prepared clips, a trained autoencoder and lip mover. Out: a trained LipUNet.
 
-    frame, another frame of the clip -> the frame with the other's lips, a mixture; landmarks and latents of both      bank
-    masked frame, mixture, the frame's own lip code -> U-Net -> flow, against that between the landmarks of both
-                                                             -> painted latent, against the frame's
-                                          both together -> lower half of the picture, against the frame's: L1, LPIPS
-    and for the flow the other way round: the frame as the reference, as it is at work
+    frame, another frame of the clip -> the frame with the other's lips, a mixture; latents of both       bank
+    mixture, the frame's own lip code -> lips moved (frozen) -> reference
+    masked frame, reference, code -> U-Net -> latent, against the frame's: L1
+                                           -> lower half of the picture, against the frame's: L1, LPIPS of the mouth
 
 The lip code is that of the picture itself, not of the voice: a picture loss alone teaches a U-Net little about sound (MuseTalk
 needs SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed. The voice's own codes come in at work.
@@ -12,9 +11,7 @@ needs SyncNet and 250,000 steps for it), while lips that are told the truth are 
 
 import os
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,14 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musetalk_cli.crop import hide_mouth
-from musetalk_cli.models.lite import PAINTED_FROM, Answer, Autoencoder, LipUNet, LiteConfig, from_rgb, paint_face
-from musetalk_cli.training.data import CodeBasis, FaceClip, ahead, face_clips, lip_flow
+from musetalk_cli.models.lite import Autoencoder, LipMover, LipUNet, LiteConfig, from_rgb, move_lips
+from musetalk_cli.training.data import CodeBasis, FaceClip, ahead, face_clips
 from musetalk_cli.training.loop import LoopConfig, State, new_state, train
 from musetalk_cli.training.losses import Lpips, weighted_l1
 
 JUDGED_FROM_PX = 120  # picture row; a little above the mask, so that the seam counts
 CODE_NOISE = 0.1
-WEIGHTS = {"flow": 1.0, "latent": 0.3, "l1": 2.0, "lpips": 0.7}
+DECODED_FROM = 12  # latent row; the decoder need not see the upper half to paint the lower
+WEIGHTS = {"latent": 0.3, "l1": 1.0, "lpips": 0.7}
 LIPS_PX = (112, 144)  # height and width of what LPIPS sees around the mouth
 
 
@@ -44,9 +42,7 @@ class UnetConfig:
     lpips: Path
     out: Path
     loop: LoopConfig
-    picture_loop: LoopConfig
-    batch: int = 32
-    picture_batch: int = 8
+    batch: int = 8
     shards: int = 10
     shard_rows: int = 1200
     seed: int = 0
@@ -59,7 +55,6 @@ class Bank(NamedTuple):
     real: NDArray[np.float16]  # (M, 16, 32, 32) of the frame
     mixed: NDArray[np.float16]  # (M, 16, 32, 32) of the mixture
     codes: NDArray[np.float16]  # (M, 2, code) of the frame and of the mixture
-    flows: NDArray[np.float16]  # (M, 2, 2, 64, 64) px, from the frame to the mixture and from the mixture to the frame
     mouths: NDArray[np.float16]  # (M, 2, 4) centre and half size of the mouth, x y x y, of the frame and of the mixture
     where: NDArray[np.int32]  # (M, 2) clip and row of the frame
 
@@ -71,34 +66,18 @@ class Batch(NamedTuple):
     reference: Tensor  # (N, 16, 32, 32)
     codes: Tensor  # (N, code)
     latents: Tensor  # (N, 16, 32, 32)
-    flows: Tensor  # (N, 2, 64, 64)
     mouths: Tensor  # (N, 4)
-    images: Tensor  # (N, 3, 256, 256) in [-1, 1]; no rows where no picture is judged
+    images: Tensor  # (N, 3, 256, 256) in [-1, 1]
 
 
-def train_unet(config: UnetConfig, sizes: LiteConfig, autoencoder: Autoencoder, basis: CodeBasis) -> LipUNet:
-    """Trains or goes on, first on flow and latents, then on pictures too; returns the moving average, saved as `unet.pt`."""
+def train_unet(config: UnetConfig, sizes: LiteConfig, autoencoder: Autoencoder, mover: LipMover, basis: CodeBasis) -> LipUNet:
+    """Trains or goes on; returns the moving average, saved as `unet.pt`."""
     torch.manual_seed(config.seed)
     clips = face_clips(list(config.folders), basis)
     bank = whole_bank(clips, autoencoder, config)
     state = new_state(LipUNet(sizes), config.loop)
-    terms = _Terms(autoencoder, Lpips(config.lpips))
-    for loop, batch, picture in ((config.loop, config.batch, False), (config.picture_loop, config.picture_batch, True)):
-        batches = ahead(drawn(bank, clips, batch, config.seed + picture, picture=picture))
-        state = train(
-            fresh(state, loop),
-            partial(terms, batches),
-            WEIGHTS,
-            loop,
-            config.out / f"unet{'-2' if picture else ''}.checkpoint.pt",
-        )
-    return finish(state, config)
-
-
-def fresh(state: State, loop: LoopConfig) -> State:
-    """A new run that begins with the moving average of the one before."""
-    net = deepcopy(state.average).requires_grad_(True)
-    return new_state(net, loop)
+    terms = _Terms(autoencoder, mover, Lpips(config.lpips), ahead(drawn(bank, clips, config.batch, config.seed)))
+    return finish(train(state, terms, WEIGHTS, config.loop, config.out / "unet.checkpoint.pt"), config)
 
 
 def whole_bank(clips: list[FaceClip], autoencoder: Autoencoder, config: UnetConfig) -> Bank:
@@ -123,7 +102,7 @@ def _mixtures(clips: list[FaceClip], autoencoder: Autoencoder, rows: int, seed: 
     random = np.random.default_rng(seed)
     chance = np.sqrt([clip.rows for clip in clips])
     where = [(int(c), int(random.integers(clips[c].rows))) for c in random.choice(len(clips), rows, p=chance / chance.sum())]
-    latents, codes, flows, mouths = [], [], [], []
+    latents, codes, mouths = [], [], []
     for c, row in where:
         clip = clips[c]
         other = clip.reference(row, random)
@@ -131,10 +110,9 @@ def _mixtures(clips: list[FaceClip], autoencoder: Autoencoder, rows: int, seed: 
         real = np.array(clip.crops[row])
         latents.append(_encoded(autoencoder, np.stack([hide_mouth(real), real, mixture])))
         codes.append(clip.codes[[row, other]])
-        flows.append([lip_flow(clip.points[row], points), lip_flow(points, clip.points[row])])
         mouths.append([mouth_of(clip.points[row]), mouth_of(points)])
     masked, whole, mixed = np.stack(latents, 1)
-    half = [np.array(values, np.float16) for values in (codes, flows, mouths)]
+    half = [np.array(values, np.float16) for values in (codes, mouths)]
     return Bank(masked, whole, mixed, *half, np.array(where, np.int32))
 
 
@@ -146,24 +124,18 @@ def _encoded(autoencoder: Autoencoder, crops: NDArray[np.uint8]) -> NDArray[np.f
     return found
 
 
-def drawn(bank: Bank, clips: list[FaceClip], batch: int, seed: int, *, picture: bool) -> Iterator[Batch]:
-    """Endless batches of the bank; the second half of each goes from frame to mixture, unless pictures are judged."""
+def drawn(bank: Bank, clips: list[FaceClip], batch: int, seed: int) -> Iterator[Batch]:
+    """Endless batches of the bank."""
     random = np.random.default_rng(seed)
     while True:
         rows = random.integers(0, len(bank.where), batch)
-        back = (np.arange(batch) >= batch // 2) & (not picture)
-        side = back.astype(np.intp)
-        turned = back[:, None, None, None]
-        real, mixed = bank.real[rows], bank.mixed[rows]
-        images = [clips[c].crops[row] for c, row in bank.where[rows]] if picture else []
         yield Batch(
             masked=_tensor(bank.masked[rows]),
-            reference=_tensor(np.where(turned, real, mixed)),
-            codes=_tensor(bank.codes[rows, side]),
-            latents=_tensor(np.where(turned, mixed, real)),
-            flows=_tensor(bank.flows[rows, side]),
-            mouths=_tensor(bank.mouths[rows, side]),
-            images=from_rgb(np.stack(images)) if images else torch.zeros(0, 3, 256, 256),
+            reference=_tensor(bank.mixed[rows]),
+            codes=_tensor(bank.codes[rows, 0]),
+            latents=_tensor(bank.real[rows]),
+            mouths=_tensor(bank.mouths[rows, 0]),
+            images=from_rgb(np.stack([clips[c].crops[row] for c, row in bank.where[rows]])),
         )
 
 
@@ -176,27 +148,25 @@ def finish(state: State, config: UnetConfig) -> LipUNet:
 
 
 class _Terms:
-    """The loss of one batch; the autoencoder is frozen but the gradient goes through its decoder."""
+    """The loss of one batch; mover and autoencoder are frozen but the gradient goes through the decoder."""
 
-    def __init__(self, autoencoder: Autoencoder, lpips: Lpips) -> None:
+    def __init__(self, autoencoder: Autoencoder, mover: LipMover, lpips: Lpips, batches: Iterator[Batch]) -> None:
         self.autoencoder = autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.lpips = lpips
+        self.mover = mover.eval().requires_grad_(False)
+        self.lpips, self.batches = lpips, batches
 
-    def __call__(self, batches: Iterator[Batch], net: nn.Module, step: int) -> dict[str, Tensor]:
-        batch = next(batches)
-        answer = net(batch.masked, batch.reference, batch.codes + CODE_NOISE * torch.randn_like(batch.codes))
-        near = cell_weight(batch.mouths)
-        found = {
-            "flow": ((answer.flow - batch.flows).abs() * near).mean() / 4,
-            "latent": ((answer.paint - batch.latents).abs() * functional.avg_pool2d(near, 2)).mean(),
-        }
-        return found | self._picture(batch, answer, step) if len(batch.images) else found
-
-    def _picture(self, batch: Batch, answer: Answer, step: int) -> dict[str, Tensor]:
-        painted = paint_face(self.autoencoder, batch.reference, answer)[:, :, JUDGED_FROM_PX - 8 * PAINTED_FROM :]
+    def __call__(self, net: nn.Module, step: int) -> dict[str, Tensor]:
+        batch = next(self.batches)
+        with torch.no_grad():
+            moves = self.mover(batch.reference, batch.codes)
+            moved = move_lips(self.autoencoder, batch.reference, moves.flow)
+        answer = net(batch.masked, moved, moves.maps, batch.codes + CODE_NOISE * torch.randn_like(batch.codes))
+        lower = answer[:, :, DECODED_FROM:].contiguous(memory_format=torch.channels_last)
+        painted = self.autoencoder.decode(lower).float()[:, :, JUDGED_FROM_PX - 8 * DECODED_FROM :]
         target = batch.images[:, :, JUDGED_FROM_PX:]
         places = lip_windows(batch.mouths, step)
         return {
+            "latent": ((answer - batch.latents).abs() * functional.avg_pool2d(cell_weight(batch.mouths), 2)).mean(),
             "l1": weighted_l1(painted, target, pixel_weight(batch.mouths)),
             "lpips": self.lpips(cut_out(painted, places), cut_out(target, places)),
         }
