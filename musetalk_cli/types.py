@@ -176,7 +176,7 @@ class Mouths:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One shot, encoded: a Matroska file of exactly `frames` frames, its timestamps those of the source."""
+    """One shot, encoded: a file of exactly `frames` frames, its timestamps those of the source (NUT: no rounding)."""
 
     path: Path
     shot: Shot

@@ -10,7 +10,7 @@ import torch
 
 from musetalk_cli.crop import MASK_ROW
 from musetalk_cli.errors import MissingError
-from musetalk_cli.models.lite import LiteModel, from_rgb, interpolate, load_lite, to_rgb
+from musetalk_cli.models.lite import LiteModel, from_rgb, interpolate, lip_flow, lip_maps, load_lite, to_rgb, warp
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lite"
 LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 48_000_000
@@ -110,6 +110,51 @@ def test_pixels_survive_the_way_to_the_net_and_back() -> None:
 def test_interpolation_is_linear_between_knots_and_flat_beyond(value: float, wanted: float) -> None:
     xs, ys = torch.tensor([[0.0, 0.5, 1.0]]), torch.tensor([[10.0, 20.0, 25.0]])
     assert float(interpolate(torch.tensor([[value]]), xs, ys)) == pytest.approx(wanted)
+
+
+def test_lips_that_stay_do_not_move_the_picture() -> None:
+    points = _mouth(opened_px=10)
+    assert float(lip_flow(points, points).abs().max()) == 0
+    flow = lip_flow(_mouth(opened_px=30), points)
+    assert float(flow[0, 1, 52, 32]) < -5, "below an opened mouth the picture comes from higher up"
+    assert float(flow[0].abs()[:, :20].max()) < 1, "the upper half stays"
+
+
+def test_map_is_one_inside_an_open_mouth_and_zero_where_closed() -> None:
+    assert float(lip_maps(_mouth(opened_px=30))[0, 0, 47, 32]) > 0.9
+    assert float(lip_maps(_mouth(opened_px=0))[0, 0].max()) < 0.5
+
+
+def test_warp_takes_each_pixel_from_where_the_flow_says() -> None:
+    picture = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    right = torch.zeros(1, 2, 4, 4)
+    right[:, 0] = 1
+    torch.testing.assert_close(warp(picture, right)[0, 0, :, :3], picture[0, 0, :, 1:])
+
+
+def test_code_of_a_closed_mouth_closes_it(model: LiteModel) -> None:
+    mover = model.nets.mover
+    wanted = mover.wanted(_mouth(opened_px=30), torch.zeros(1, 8))
+    gap = wanted[0, 66, 1] - wanted[0, 62, 1]
+    assert abs(float(gap)) < 4, f"inner lips {float(gap):.1f} px apart"
+
+
+def _mouth(opened_px: float) -> torch.Tensor:
+    """(1, 68, 2): a plain face in the crop, mouth about (128, 190)."""
+    points = torch.zeros(1, 68, 2)
+    angle = torch.linspace(torch.pi, 0, 17)
+    points[0, :17] = torch.stack([128 + 115 * torch.cos(angle), 100 + 140 * torch.sin(angle)], 1)
+    points[0, 27:31] = torch.stack([torch.full((4,), 128.0), torch.linspace(80, 135, 4)], 1)
+    points[0, 31:36] = torch.stack([torch.linspace(110, 146, 5), torch.full((5,), 148.0)], 1)
+    for start, middle in ((36, 78.0), (42, 178.0)):
+        around = torch.linspace(torch.pi, -torch.pi, 7)[:6]
+        points[0, start : start + 6] = torch.stack([middle + 20 * torch.cos(around), 80 + 6 * torch.sin(around)], 1)
+    outer, inner = torch.linspace(torch.pi, 3 * torch.pi, 13)[:12], torch.linspace(torch.pi, 3 * torch.pi, 9)[:8]
+    points[0, 48:60] = torch.stack([128 + 40 * torch.cos(outer), 190 + 14 * torch.sin(outer)], 1)
+    points[0, 60:68] = torch.stack([128 + 32 * torch.cos(inner), torch.full((8,), 190.0)], 1)
+    points[0, [49, 50, 51, 52, 53, 61, 62, 63], 1] -= opened_px / 2
+    points[0, [55, 56, 57, 58, 59, 65, 66, 67], 1] += opened_px / 2
+    return points
 
 
 def _opening(model: LiteModel, sound: np.ndarray) -> float:

@@ -52,6 +52,14 @@ def total(found: Numbers, *, config: Knobs, runtime: Runtime, out: Path) -> Tota
     return Total(float(found.values.sum()) * config.gain, out / "total.txt")
 
 
+@stage(version=1)
+def streamed(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Numbers:
+    """Writes its array itself, for what would not fit in memory."""
+    values = np.lib.format.open_memmap(out / "values.npy", "w+", np.float32, (300_000,))
+    values[:] = 7
+    return Numbers(values, Fraction(25))
+
+
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     path = tmp_path / "film.bin"
@@ -127,6 +135,16 @@ def test_records_come_back_as_they_were(tmp_path: Path, film: Path) -> None:
     assert found.shots == (Shot(0, 0, 3), Shot(1, 3, 5))
     assert found.notes is None
     np.testing.assert_array_equal(found.values, np.arange(10, dtype=np.float32))
+
+
+def test_array_that_a_stage_streamed_is_kept_as_it_is_through_a_linked_folder(tmp_path: Path, film: Path) -> None:
+    """A cache folder is often a link; the array must not be written over the file that it is read from."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    with Work.open(tmp_path / "link", Events(), Stop()) as work:
+        kept = work.do(streamed, film, config=Knobs(), runtime=Runtime(), unit="film").load()
+    assert len(kept.values) == 300_000
+    assert (kept.values == 7).all()
 
 
 def test_failed_stage_leaves_nothing_behind(tmp_path: Path, film: Path) -> None:

@@ -112,9 +112,8 @@ class EmbeddedAnalyser:
 
         if self._landmarker is None:
             raise RuntimeError("the face analyser is closed")
-        with _quiet():
-            image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=square)
-            faces = self._landmarker.detect(image).face_landmarks
+        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=square)
+        faces = self._landmarker.detect(image).face_landmarks
         if not faces:
             return None
         return np.array([[faces[0][i].x, faces[0][i].y] for i in MEDIAPIPE_OF_68], np.float32)
@@ -186,10 +185,11 @@ def five_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _open_landmarker(path: Path) -> Any:
     with _quiet():
+        from mediapipe import Image, ImageFormat
         from mediapipe.tasks.python import BaseOptions
         from mediapipe.tasks.python.vision import FaceLandmarker, FaceLandmarkerOptions, RunningMode
 
-        return FaceLandmarker.create_from_options(
+        landmarker = FaceLandmarker.create_from_options(
             FaceLandmarkerOptions(
                 base_options=BaseOptions(model_asset_path=str(path)),
                 running_mode=RunningMode.IMAGE,
@@ -198,6 +198,8 @@ def _open_landmarker(path: Path) -> Any:
                 min_face_presence_confidence=0.3,
             )
         )
+        landmarker.detect(Image(image_format=ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8)))  # it talks at its first picture
+        return landmarker
 
 
 def _detection(row: NDArray[np.float32], zoom: NDArray[np.float32]) -> Detection:
