@@ -36,7 +36,7 @@ def run_ffmpeg(
     fails otherwise: what may be wrong with the input is to be found out before.
     """
     *graph, target = ffmpeg.get_args(output)
-    argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-loglevel", loglevel, *graph, *repeated, target]
+    argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", loglevel, *graph, *repeated, target]
     if unmapped is not None:
         argv += ["-protocol_whitelist", PROTOCOLS, "-i", media_url(unmapped)]
     child = subprocess.Popen(

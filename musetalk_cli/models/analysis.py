@@ -91,7 +91,7 @@ class EmbeddedAnalyser:
         points = self._points(square)
         if points is None:
             return None
-        return (points * square.shape[0] + np.array([left, top], np.float32)).astype(np.float32)
+        return np.asarray(points * square.shape[0] + np.array([left, top], np.float32), np.float32)
 
     def embed(self, frame_rgb: NDArray[np.uint8], detection: Detection) -> NDArray[np.float32]:
         """(128,) float32 of length 1: near for the same person (cosine above about 0.36), far for another."""

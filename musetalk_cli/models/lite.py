@@ -35,6 +35,7 @@ TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
 MOVED_FROM = 10  # latent row from which a picture is decoded to be moved; nothing changes above the mask
+SHADOW = 0.7  # how much darker the stretched lips become where a mouth opens
 KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that begins at row 10 is right from here
 
 AUTOENCODER_FILES = ("autoencoder.safetensors",)
@@ -222,6 +223,7 @@ class Moves(NamedTuple):
     maps: (
         Tensor  # (N, 3, 64, 64): inside of the mouth 0..1; way to the upper and to the lower inner lip, -1..1, positive below it
     )
+    opened: Tensor  # (N, 1, 64, 64): inside of the mouth that was not to be seen before, 0..1
 
 
 class LipMover(nn.Module):
@@ -266,7 +268,9 @@ class LipMover(nn.Module):
     def forward(self, reference: Tensor, codes: Tensor) -> Moves:
         found = self.landmarks(reference)
         wanted = self.wanted(found, codes.float())
-        return Moves(lip_flow(wanted, found), lip_maps(wanted))
+        flow, maps = lip_flow(wanted, found), lip_maps(wanted)
+        before = warp(lip_maps(found)[:, :1], flow / 4)
+        return Moves(flow, maps, (maps[:, :1] - before).clamp(0, 1))
 
     def wanted(self, found: Tensor, codes: Tensor) -> Tensor:
         """(N, 68, 2) landmarks, (N, code) -> the landmarks of the same face with those lips."""
@@ -349,14 +353,17 @@ class LipUNet(nn.Module):
         return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
 
 
-def move_lips(autoencoder: Autoencoder, reference: Tensor, flow: Tensor) -> Tensor:
-    """The latent of the reference with its picture moved by flow (N, 2, 64, 64) px; nothing moves above the mask."""
+def move_lips(autoencoder: Autoencoder, reference: Tensor, moves: Moves) -> Tensor:
+    """The latent of the reference with its picture moved, and what opens put in shadow; nothing moves above the mask."""
     picture = autoencoder.decode(reference[:, :, MOVED_FROM:]).float()
     rows = torch.arange(8 * MOVED_FROM, CROP_PX, device=picture.device)
     allowed = ((rows - MASK_ROW + 8) / 12).clamp(0, 1).view(1, 1, -1, 1)
-    whole = functional.interpolate(flow.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
-    moved = warp(picture, allowed * whole).contiguous(memory_format=torch.channels_last)
-    lower = autoencoder.encode(moved).float()
+    flow, opened = (
+        functional.interpolate(part.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
+        for part in (moves.flow, moves.opened)
+    )
+    moved = (warp(picture, allowed * flow) + 1) * (1 - SHADOW * opened) - 1
+    lower = autoencoder.encode(moved.contiguous(memory_format=torch.channels_last)).float()
     return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - MOVED_FROM :]], 2)
 
 
@@ -431,11 +438,11 @@ class LiteModel:
     ) -> NDArray[np.float16]:
         """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
         codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
-        return self._by_rows(self._answer, self._tensor(masked), self._tensor(reference), codes)
+        return self._by_rows(self._answer, self._latent, self._tensor(masked), self._tensor(reference), codes)
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
-        images = self._by_rows(self.nets.autoencoder.decode, self._tensor(latents)).astype(np.float32)
+        images = self._by_rows(self.nets.autoencoder.decode, (3, CROP_PX, CROP_PX), self._tensor(latents)).astype(np.float32)
         return to_rgb(images)
 
     def lip_codes(self, windows: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -445,20 +452,24 @@ class LiteModel:
         codes: NDArray[np.float32] = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 1), np.float32)
         return codes
 
+    @property
+    def _latent(self) -> tuple[int, int, int]:
+        return (self.latent_channels, LATENT_PX, LATENT_PX)
+
     def _answer(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
         moves = self.nets.mover(reference, codes)
-        moved = move_lips(self.nets.autoencoder, reference, moves.flow)
+        moved = move_lips(self.nets.autoencoder, reference, moves)
         answer: Tensor = self.nets.unet(masked, moved, moves.maps, codes)
         return answer
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
-        return self._by_rows(self.nets.autoencoder.encode, from_rgb(crops_rgb).to(self.device))
+        return self._by_rows(self.nets.autoencoder.encode, self._latent, from_rgb(crops_rgb).to(self.device))
 
     def _tensor(self, array: NDArray[np.float16]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self.device).float()  # a copy: torch warns of the read-only ones from disk
 
-    def _by_rows(self, net: Any, *inputs: Tensor) -> NDArray[np.float16]:
-        """net over rows of inputs: one by one on the CPU, all at once elsewhere."""
+    def _by_rows(self, net: Any, shape: tuple[int, ...], *inputs: Tensor) -> NDArray[np.float16]:
+        """net over rows of inputs, one by one on the CPU, all at once elsewhere; shape: of a row of the answer."""
         rows = 1 if self.device.type == "cpu" else max(len(inputs[0]), 1)
         last = torch.channels_last
         with torch.inference_mode():
@@ -466,8 +477,7 @@ class LiteModel:
                 net(*(x[i : i + rows].contiguous(memory_format=last) if x.ndim == 4 else x[i : i + rows] for x in inputs))
                 for i in range(0, len(inputs[0]), rows)
             ]
-        side = inputs[0].shape[1:] if not parts else parts[0].shape[1:]
-        whole = torch.cat([torch.zeros((0, *side), device=self.device), *parts])
+        whole = torch.cat([torch.zeros((0, *shape), device=self.device), *parts])
         out: NDArray[np.float16] = whole.to(torch.float16).contiguous().cpu().numpy()
         return out
 

@@ -151,7 +151,7 @@ def _identity_in(picture: Path, analyser: FaceAnalyser) -> NDArray[np.float32]:
     except FileNotFoundError:
         raise InputError(f"{picture}: no such picture", "choose --face largest, all, or a picture of the person") from None
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{picture}: is not a picture that can be read: {error}", "give a JPEG or PNG") from error
+        raise InputError(f"{picture}: cannot be read as a picture", "give a JPEG or PNG") from error
     found = analyser.detect(rgb)
     if not found:
         raise InputError(

@@ -159,7 +159,7 @@ class _Terms:
         batch = next(self.batches)
         with torch.no_grad():
             moves = self.mover(batch.reference, batch.codes)
-            moved = move_lips(self.autoencoder, batch.reference, moves.flow)
+            moved = move_lips(self.autoencoder, batch.reference, moves)
         answer = net(batch.masked, moved, moves.maps, batch.codes + CODE_NOISE * torch.randn_like(batch.codes))
         lower = answer[:, :, DECODED_FROM:].contiguous(memory_format=torch.channels_last)
         painted = self.autoencoder.decode(lower).float()[:, :, JUDGED_FROM_PX - 8 * DECODED_FROM :]
