@@ -145,7 +145,7 @@ def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) 
 def _verdict(dubbed: int, seen: ShotSeen) -> str:
     if dubbed:
         return "dubbed" if dubbed == seen.shot.frames else f"dubbed in {dubbed} of {seen.shot.frames} frames"
-    return "nobody is chosen: stays as it is" if seen.tracks else "no face: stays as it is"
+    return "stays as it is: nobody in it is chosen" if seen.tracks else "stays as it is: no face"
 
 
 def _person(track: TrackSeen) -> PersonReport:
@@ -177,10 +177,8 @@ def _tile(film: Path, source: Source, seen: ShotSeen, shot: ShotReport) -> Tile:
         for track in seen.tracks
         if track.still_box is not None
     )
-    labels = [
-        Label(p.person, f"{p.why}, {_of(p.frames_dubbed, shot.frames)}" if p.dubbed else p.why, p.dubbed)
-        for p in _by_weight(shot)
-    ]
+    stays = () if shot.dubbed else (Label("", shot.verdict),)
+    people = tuple(_label(person, shot) for person in _by_weight(shot))
     return Tile(
         still=to_rgb(frame, source.colour),
         aspect=float(source.size[0] * source.sar / source.size[1]),
@@ -188,16 +186,19 @@ def _tile(film: Path, source: Source, seen: ShotSeen, shot: ShotReport) -> Tile:
         time=f"{clock(source.time(shot.first_frame))}   {shot.duration:.1f} s",
         dubbed=tuple(((a - shot.first_frame) / shot.frames, (b - shot.first_frame) / shot.frames) for a, b in shot.dubbed),
         marks=marks,
-        labels=tuple(labels) or (Label("", shot.verdict),),
+        labels=stays + people,
     )
+
+
+def _label(person: PersonReport, shot: ShotReport) -> Label:
+    if not person.dubbed:
+        return Label(person.person, person.why)
+    frames = "all frames" if person.frames_dubbed == shot.frames else f"{person.frames_dubbed} of {shot.frames} frames"
+    return Label(person.person, f"dubbed in {frames}: {person.why}", dubbed=True)
 
 
 def _by_weight(shot: ShotReport) -> list[PersonReport]:
     return sorted(shot.persons, key=lambda p: (not p.dubbed, -p.width_px * p.height_px * p.frames))
-
-
-def _of(part: int, whole: int) -> str:
-    return "all frames" if part == whole else f"{part} of {whole} frames"
 
 
 def _end(source: Source) -> Fraction:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import NoFaceError
+from musetalk_cli.media.video import choose_encoder
 from musetalk_cli.models.family import TOKENS_PER_SECOND
 from musetalk_cli.progress import Events
 from musetalk_cli.stages.s1_demux import demux
@@ -26,7 +27,7 @@ from musetalk_cli.stages.s3_latents import latents, listen
 from musetalk_cli.stages.s3_masks import masks
 from musetalk_cli.stages.s4_inference import inference
 from musetalk_cli.stages.s5_blend import blend
-from musetalk_cli.stages.s6_remux import remux
+from musetalk_cli.stages.s6_remux import check_deliverable, remux
 from musetalk_cli.types import DubJob, Faces, Segment, Shot, Source, Speech
 from musetalk_cli.work import Ref, Work, sync
 
@@ -48,6 +49,8 @@ def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events:
     run = Run(job.video, config, runtime, work, events)
     source = work.do(demux, job.video, config=config.demux, runtime=runtime, unit="film")
     film = source.load()
+    check_deliverable(job.video, film, config.remux)  # what the container or the encoder cannot hold is told before the work
+    choose_encoder(film, config.blend)
     events.emit("run.start", **_told_of(job, film, config))
     found = find_faces(source, run)
     rows = sum(shot.load().rows for shot in found)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from musetalk_cli import cli
 
 SIZE = (192, 192)
-SLOW = 240  # seconds that a busy machine may take
+SLOW = 500  # seconds that a busy machine may take
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +152,13 @@ def test_3_for_a_voice_without_sound_before_any_work(home: Path, film: Path) -> 
     (home / "voice.wav").write_text("silence")
     assert dub(home, film, home / "voice.wav", home / "out.mp4", "--work-dir", home / "work").returncode == 3
     assert not (home / "work").exists()
+
+
+def test_3_for_a_container_that_cannot_be_written_before_the_faces(home: Path, film: Path, voice: Path) -> None:
+    done = dub(home, film, voice, home / "out.xyz", "--work-dir", home / "work")
+    assert done.returncode == 3
+    assert ".mp4" in three_lines(done)[2]
+    assert not (home / "work" / "faces").exists()
 
 
 def test_4_for_a_model_whose_weights_were_not_pulled(home: Path, film: Path, voice: Path) -> None:

@@ -5,6 +5,7 @@ The weights are random: the real ones cannot be shipped.
 
 import pickle
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ def _no_network(*_: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def original(root: Path, tmp_path_factory: pytest.TempPathFactory) -> face_alignment.FaceAlignment:
+def original(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[face_alignment.FaceAlignment]:
     """The package's own class on the same files, its numba functions as plain Python: compiling them takes longer than the test."""
     hub = tmp_path_factory.mktemp("hub")
     (hub / "checkpoints").symlink_to(root / "face-alignment")
@@ -125,7 +126,7 @@ def test_a_file_that_is_not_the_network_is_refused_and_runs_nothing(tmp_path: Pa
     file = tmp_path / "face-alignment" / "s3fd-619a316812.pth"
     file.parent.mkdir()
     if content == "pickled code":
-        file.write_bytes(pickle.dumps(Bomb()))
+        file.write_bytes(pickle.dumps(Bomb(), protocol=2))
     elif content == "another network":
         torch.save({"conv1_1.weight": torch.zeros(3)}, file)
     else:

@@ -24,14 +24,16 @@ RANKS = (
     ("stages",),
     ("training",),
     ("pipeline",),
-    ("settings", "session", "jobs", "inspection", "standing", "bench", "doctor"),
+    ("contact_sheet", "settings", "session", "jobs", "inspection", "standing", "bench", "doctor"),
     ("cli", "__main__"),
 )
 
 
 def rank(module: str) -> int:
     part = module.removeprefix("musetalk_cli.").split(".")[0]
-    return next(i for i, names in enumerate(RANKS) if part in names)
+    ranks = [i for i, names in enumerate(RANKS) if part in names]
+    assert ranks, f"{part} has no rank yet: give it one in RANKS"
+    return ranks[0]
 
 
 def imports(path: Path) -> Iterator[str]:

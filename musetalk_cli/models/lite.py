@@ -68,7 +68,8 @@ class LiteConfig:
 def read_config(path: Path) -> LiteConfig:
     """LiteConfig of a `config.json`."""
     values = json.loads(path.read_text())
-    return LiteConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return LiteConfig(**sizes)
 
 
 def write_config(path: Path, config: LiteConfig) -> None:
@@ -84,7 +85,7 @@ class Residual(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         nn.init.normal_(self.second.weight, std=1e-3)
-        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.first(functional.silu(x))
@@ -263,7 +264,8 @@ class LipMover(nn.Module):
 
     def landmarks(self, latents: Tensor) -> Tensor:
         """(N, 16, 32, 32) -> (N, 68, 2) px in the crop."""
-        return self.mean + 8 * self.finder(latents).float().view(-1, 68, 2)
+        away: Tensor = self.finder(latents).float().view(-1, 68, 2)
+        return self.mean + 8 * away
 
     def forward(self, reference: Tensor, codes: Tensor) -> Moves:
         found = self.landmarks(reference)
@@ -289,7 +291,8 @@ class LipMover(nn.Module):
         """(N, 2, 2): the linear part of the affine map that fits the rigid points to the template best."""
         rigid, goal = points[:, list(RIGID)], self.template[list(RIGID)]
         rigid, goal = rigid - rigid.mean(1, keepdim=True), goal - goal.mean(0)
-        return torch.linalg.solve(rigid.mT @ rigid + 1e-3 * torch.eye(2, device=points.device), rigid.mT @ goal)
+        linear: Tensor = torch.linalg.solve(rigid.mT @ rigid + 1e-3 * torch.eye(2, device=points.device), rigid.mT @ goal)
+        return linear
 
     def _openings(self, points: Tensor) -> Tensor:
         gaps = [(points[:, low] - points[:, high]).norm(dim=1) for high, low in INNER_PAIRS]
@@ -500,7 +503,8 @@ def load_lite(folder: Path, device: torch.device) -> LiteModel:
     autoencoder, lips, mover, unet = Autoencoder(config), LipEncoder(config), LipMover(config), LipUNet(config)
     for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (mover, MOVER_FILES), (unet, UNET_FILES)):
         net.load_state_dict(_read(folder, names))
-        net.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        net.eval().requires_grad_(False).to(device)
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
     nets = LiteNets(autoencoder, lips, mover, unet, load_lite_whisper(folder).to(device))
     return LiteModel(nets, device, latent_channels=config.latent_channels)
 

@@ -151,8 +151,8 @@ def informative_frames(target: int, jaw: NDArray[np.float32], lips: NDArray[np.f
     mouth = np.linalg.norm(lips - lips[target], axis=2).mean(1)
     near = np.argsort(pose, kind="stable")[1 : keep + 1]
     unlike = np.argsort(-mouth, kind="stable")[:keep]
-    chosen = np.intersect1d(near, unlike)
-    return chosen[chosen != target]
+    chosen: NDArray[np.intp] = np.intersect1d(near, unlike)
+    return np.asarray(chosen[chosen != target], np.intp)
 
 
 def near_frames(target: int, points: NDArray[np.float32]) -> NDArray[np.intp]:
@@ -165,7 +165,7 @@ def near_frames(target: int, points: NDArray[np.float32]) -> NDArray[np.intp]:
     mouth = np.linalg.norm(lips - lips[target], axis=2).mean(1)
     near = np.argsort(pose, kind="stable")[1 : max(int(NEAR_SHARE * len(points)), NEAREST) + 1]
     near = near[near != target]
-    return near[np.argsort(-mouth[near], kind="stable")][: max(len(near) // 2, 1)]
+    return np.asarray(near[np.argsort(-mouth[near], kind="stable")][: max(len(near) // 2, 1)], np.intp)
 
 
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -185,7 +185,7 @@ def lower_face(points: NDArray[np.floating], others: NDArray[np.floating]) -> ND
     centre_y, half_y = (top + bottom) / 2, max((bottom - top) / 2, 8.0)
     rows, columns = np.mgrid[0:256, 0:256].astype(np.float32)
     away = ((columns - centre_x) / half_x) ** 2 + ((rows - centre_y) / half_y) ** 4
-    return np.clip((1.2 - away) / 0.4, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((1.2 - away) / 0.4, 0, 1), np.float32)
 
 
 def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:

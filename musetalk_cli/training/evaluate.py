@@ -67,7 +67,7 @@ def agreement(face: Face, voice: PreparedClip, model: LiteModel, analyser: FaceA
     """Drives `face` with `voice` and measures the lips of the result."""
     found = []
     for frame, box in dubbed(face, voice, model, limit):
-        found.append(analyser.landmarks(frame, box))
+        found.append(analyser.landmarks(frame, box.astype(np.float32)))
     none = np.full((68, 2), np.nan, np.float32)
     made = opening(np.stack([none if points is None else points for points in found]))
     real = opening(voice.landmarks)
@@ -100,9 +100,9 @@ def pasted(frame_rgb: NDArray[np.uint8], crop_rgb: NDArray[np.uint8], box: NDArr
     columns = np.clip(np.minimum(np.arange(256), 255 - np.arange(256)) / 10, 0, 1)
     alpha = (rows[:, None] * columns[None] * np.clip((255 - np.arange(256)) / 6, 0, 1)[:, None]).astype(np.float32)
     size = (x2 - x1, y2 - y1)
-    new, alpha = cv2.resize(crop_rgb, size, interpolation=cv2.INTER_AREA), cv2.resize(alpha, size)[..., None]
+    new, share = cv2.resize(crop_rgb, size, interpolation=cv2.INTER_AREA), cv2.resize(alpha, size)[..., None]
     out = frame_rgb.copy()
-    out[y1:y2, x1:x2] = np.rint(new * alpha + out[y1:y2, x1:x2] * (1 - alpha)).astype(np.uint8)
+    out[y1:y2, x1:x2] = np.rint(new * share + out[y1:y2, x1:x2] * (1 - share)).astype(np.uint8)
     return out
 
 

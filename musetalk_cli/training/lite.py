@@ -3,7 +3,8 @@
     prepare CLIPS DATA        clips -> crops, landmarks, whisper features         12 min on two cores for half an hour of film
     autoencoder RUN DATA...   crops -> autoencoder.pt                             20 min
     lips RUN DATA...          landmarks and features -> basis.npz, lips.pt         5 min
-    stage1 RUN DATA...        all of it -> unet.pt                                60 min
+    mover RUN DATA...         latents and landmarks -> mover.pt                      3 min
+    stage1 RUN DATA...        all of it -> unet.pt                                  20 min
     export RUN OUT            -> float16 safetensors, config.json, manifest.json
     evaluate MODEL DATA       figures on clips that were never trained on
 
@@ -11,18 +12,19 @@ Every command can be stopped and run again: it goes on from its last checkpoint.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
 import typer
 
-from musetalk_cli.models.lite import HEARD_LAYER, Autoencoder, LiteConfig, load_lite
-from musetalk_cli.training.data import CodeBasis, fit_basis, read_basis, read_clips, write_basis
+from musetalk_cli.models.lite import HEARD_LAYER, Autoencoder, LipMover, LiteConfig, load_lite
+from musetalk_cli.training.data import CodeBasis, face_clips, fit_basis, read_basis, read_clips, write_basis
 from musetalk_cli.training.loop import LoopConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train the lite model.")
 
+Net = TypeVar("Net", bound=torch.nn.Module)
 Folders = Annotated[list[Path], typer.Argument(help="Folders that `prepare` has written.")]
 Minutes = Annotated[float, typer.Option(help="How long to train.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
@@ -64,15 +66,28 @@ def lips(run: Path, data: Folders, whisper: Whisper, epochs: int = 6, threads: T
 
 
 @app.command()
-def stage1(run: Path, data: Folders, lpips: LpipsFile, minutes: Minutes = 60, threads: Threads = 2) -> None:
+def mover(run: Path, data: Folders, minutes: Minutes = 2.5, threads: Threads = 2) -> None:
+    """Trains the finder of landmarks in latents, by which lips are moved."""
+    from musetalk_cli.training.lite_mover import clip_latents, train_mover
+
+    torch.set_num_threads(threads)
+    basis, net = _basis(run, data), _trained(Autoencoder(LiteConfig()), run / "autoencoder.pt")
+    clips = face_clips(data, basis)
+    latents = [clip_latents(clip, net, run / "latents") for clip in clips]
+    loop = LoopConfig(minutes=minutes, rate=1.5e-3, weight_decay=0.02, log_every=200)
+    train_mover(clips, latents, basis, LiteConfig(), run, loop)
+
+
+@app.command()
+def stage1(run: Path, data: Folders, lpips: LpipsFile, minutes: Minutes = 20, threads: Threads = 2) -> None:
     """Trains the U-Net on pictures, with the lips that they show."""
     from musetalk_cli.training.lite_unet import UnetConfig, train_unet
 
     torch.set_num_threads(threads)
-    net = Autoencoder(LiteConfig())
-    net.load_state_dict(torch.load(run / "autoencoder.pt", weights_only=True))
-    loop = LoopConfig(minutes=minutes, rate=5e-4, warmup_steps=150, weight_decay=0.01)
-    train_unet(UnetConfig(tuple(data), lpips, run, loop), LiteConfig(), net, _basis(run, data))
+    net = _trained(Autoencoder(LiteConfig()), run / "autoencoder.pt")
+    moves = _trained(LipMover(LiteConfig()), run / "mover.pt")
+    loop = LoopConfig(minutes=minutes, rate=5e-4, warmup_steps=30, weight_decay=0.01)
+    train_unet(UnetConfig(tuple(data), lpips, run, loop), LiteConfig(), net, moves, _basis(run, data))
 
 
 @app.command()
@@ -93,6 +108,11 @@ def evaluate(
 
     with EmbeddedAnalyser() as analyser:
         evaluate_all(load_lite(model, torch.device("cpu")), analyser, data, videos, voice)
+
+
+def _trained(net: Net, path: Path) -> Net:
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net
 
 
 def _basis(run: Path, data: list[Path]) -> CodeBasis:

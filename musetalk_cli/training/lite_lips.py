@@ -166,7 +166,7 @@ class _Bank:
         """(N, 10, 384), (N, code): every frame once in random order, and some silence with lips closed in each batch."""
         order = torch.randperm(len(self.start), generator=random)
         quiet = int(config.batch * config.silence_share)
-        for rows in order.split(config.batch):
+        for rows in torch.split(order, config.batch):
             still = self.quiet[torch.randint(len(self.quiet), (quiet,), generator=random)]
             window = torch.cat([self.start[rows], still])[:, None] + torch.arange(WINDOW_TOKENS)
             window[len(rows) : len(rows) + quiet // 4] = len(self.tokens) - 1  # outside the voice: zeros

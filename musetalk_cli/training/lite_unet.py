@@ -24,6 +24,7 @@ from torch.nn import functional
 from musetalk_cli.crop import hide_mouth
 from musetalk_cli.models.lite import Autoencoder, LipMover, LipUNet, LiteConfig, from_rgb, move_lips
 from musetalk_cli.training.data import CodeBasis, FaceClip, ahead, face_clips
+from musetalk_cli.training.lite_mover import encoded
 from musetalk_cli.training.loop import LoopConfig, State, new_state, train
 from musetalk_cli.training.losses import Lpips, weighted_l1
 
@@ -108,20 +109,11 @@ def _mixtures(clips: list[FaceClip], autoencoder: Autoencoder, rows: int, seed: 
         other = clip.reference(row, random)
         mixture, points = clip.with_lips_of(other, row)
         real = np.array(clip.crops[row])
-        latents.append(_encoded(autoencoder, np.stack([hide_mouth(real), real, mixture])))
+        latents.append(encoded(autoencoder, np.stack([hide_mouth(real), real, mixture])))
         codes.append(clip.codes[[row, other]])
         mouths.append([mouth_of(clip.points[row]), mouth_of(points)])
     masked, whole, mixed = np.stack(latents, 1)
-    half = [np.array(values, np.float16) for values in (codes, mouths)]
-    return Bank(masked, whole, mixed, *half, np.array(where, np.int32))
-
-
-@torch.no_grad()
-def _encoded(autoencoder: Autoencoder, crops: NDArray[np.uint8]) -> NDArray[np.float16]:
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = autoencoder.encode(from_rgb(crops))
-    found: NDArray[np.float16] = latents.to(torch.float16).contiguous().numpy()
-    return found
+    return Bank(masked, whole, mixed, np.array(codes, np.float16), np.array(mouths, np.float16), np.array(where, np.int32))
 
 
 def drawn(bank: Bank, clips: list[FaceClip], batch: int, seed: int) -> Iterator[Batch]:
@@ -151,7 +143,8 @@ class _Terms:
     """The loss of one batch; mover and autoencoder are frozen but the gradient goes through the decoder."""
 
     def __init__(self, autoencoder: Autoencoder, mover: LipMover, lpips: Lpips, batches: Iterator[Batch]) -> None:
-        self.autoencoder = autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.autoencoder = autoencoder.eval().requires_grad_(False)
+        self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
         self.mover = mover.eval().requires_grad_(False)
         self.lpips, self.batches = lpips, batches
 

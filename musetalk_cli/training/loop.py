@@ -48,7 +48,7 @@ class State:
 
 def new_state(net: nn.Module, config: LoopConfig) -> State:
     """A run that has not begun."""
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
     trained = [p for p in net.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     return State(net, deepcopy(net).eval().requires_grad_(False), optimiser)
@@ -106,8 +106,8 @@ def update_average(state: State, keep: float) -> None:
     keep = min(keep, (1 + state.step) / (10 + state.step))
     for mean, value in zip(state.average.parameters(), state.net.parameters(), strict=True):
         mean.lerp_(value, 1 - keep)
-    for mean, value in zip(state.average.buffers(), state.net.buffers(), strict=True):
-        mean.copy_(value)
+    for kept, now in zip(state.average.buffers(), state.net.buffers(), strict=True):
+        kept.copy_(now)
 
 
 def save_checkpoint(state: State, path: Path) -> None:

@@ -114,8 +114,15 @@ def _prepare_one(path: Path, out: Path) -> bool:
     identity = _Worker.config.identity or path.stem.split("_")[0]
     np.save(_beside(out / f"{path.stem}.crops.npy"), crops)
     os.replace(_beside(out / f"{path.stem}.crops.npy"), out / f"{path.stem}.crops.npy")
-    record = {"landmarks": landmarks, "box": boxes, "crop_frame": chosen, "features": features, "speech": speech}
-    np.savez(_beside(out / f"{path.stem}.npz"), identity=np.array(identity), **record)
+    np.savez(
+        _beside(out / f"{path.stem}.npz"),
+        identity=np.array(identity),
+        landmarks=landmarks,
+        box=boxes,
+        crop_frame=chosen,
+        features=features,
+        speech=speech,
+    )
     os.replace(_beside(out / f"{path.stem}.npz"), out / f"{path.stem}.npz")
     return True
 
@@ -132,7 +139,7 @@ def frames_25fps(path: Path) -> Iterator[NDArray[np.uint8]]:
             while last is not None and wanted / FPS < (last_s + time_s) / 2:
                 yield last
                 wanted += 1
-            last, last_s = frame.to_ndarray(format="rgb24"), time_s
+            last, last_s = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), time_s
         if last is not None and wanted / FPS <= last_s + 0.5 / FPS:
             yield last
 
@@ -175,8 +182,8 @@ def smooth_boxes(landmarks: NDArray[np.float32], size: tuple[int, int]) -> NDArr
     boxes = np.zeros((len(landmarks), 4), np.int32)
     for start, stop in runs(landmarks):
         rows = landmarks[start:stop].reshape(stop - start, -1)
-        smoothed = cv2.GaussianBlur(rows, (1, 9), 1, sigmaY=BOX_SIGMA_FRAMES, borderType=cv2.BORDER_REPLICATE).reshape(-1, 68, 2)
-        for index, points in enumerate(smoothed, start):
+        smooth = cv2.GaussianBlur(rows, (1, 9), 1, sigmaY=BOX_SIGMA_FRAMES, borderType=cv2.BORDER_REPLICATE)
+        for index, points in enumerate(np.asarray(smooth, np.float32).reshape(-1, 68, 2), start):
             box = face_box(points, size)
             if box is not None:
                 boxes[index] = box
