@@ -84,7 +84,9 @@ class PublishedModel:
         """
         unet = self.nets.unet
         with _memory(), _precision(unet, torch.float32 if fp32 else unet.dtype):
-            mask, ref, heard = (torch.from_numpy(np.array(array)).to(unet.device, unet.dtype) for array in (masked, reference, windows))
+            mask, ref, heard = (
+                torch.from_numpy(np.array(array)).to(unet.device, unet.dtype) for array in (masked, reference, windows)
+            )
             positions = self.positions.to(unet.device, unet.dtype)
             splits = _splits(len(mask), unet.device, at_once=len(mask))
             return _on_cpu([one_step(unet, mask[rows], ref[rows], heard[rows], positions) for rows in splits])
