@@ -3,8 +3,10 @@
 Two kinds of films: with a real face, analysed by the real networks, and with a scripted analyser that reads the frame's number.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +21,8 @@ from PIL import Image
 from musetalk_cli.config import FacesConfig, Runtime
 from musetalk_cli.crop import face_box
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.media.shots import shots_between
+from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models.analysis import Detection, five_of
 from musetalk_cli.stages import s2_faces
 from musetalk_cli.stages.s2_faces import DETECT_EVERY, faces, read_seen
@@ -107,8 +111,8 @@ def test_box_follows_the_rule_from_the_rows_landmarks(whole: tuple[Faces, Path])
 
 def test_chunks_of_one_take_meet_without_a_step(comes_and_goes: Path, whole: tuple[Faces, Path], tmp_path: Path) -> None:
     halves = [
-        run(comes_and_goes, tmp_path / "a", shot=Shot(0, 0, 29, 0, 11)),
-        run(comes_and_goes, tmp_path / "b", shot=Shot(1, 29, 40, 12, 0)),
+        run(comes_and_goes, tmp_path / str(half.index), shot=half)
+        for half in shots_between([], 40, Fraction(25), Fraction(1))  # [0, 20), [20, 40)
     ]
     joined = np.concatenate([half.landmarks for half in halves])
     np.testing.assert_array_equal(np.concatenate([half.frame for half in halves]), whole[0].frame)
@@ -166,7 +170,11 @@ def _turned() -> Image.Exif:
 def test_a_picture_that_cannot_choose_is_refused(two: Path, tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), (90, 120, 90)).save(tmp_path / "wall.png")
     (tmp_path / "notes.jpg").write_text("her")
-    for name, fact in (("wall.png", "shows no face"), ("notes.jpg", "cannot be read as a picture"), ("nobody.jpg", "no such picture")):
+    for name, fact in (
+        ("wall.png", "shows no face"),
+        ("notes.jpg", "cannot be read as a picture"),
+        ("nobody.jpg", "no such picture"),
+    ):
         with pytest.raises(InputError, match=fact):
             run(two, tmp_path / "out", choose=str(tmp_path / name))
 
@@ -290,3 +298,21 @@ def test_a_picture_tells_two_persons_apart(script: Script, numbered: Path, tmp_p
     assert run(numbered, tmp_path / "same", choose=str(tmp_path / "zero.png")).rows == 41
     script.embed = lambda frame, face: film_identity[0 if frame.any() else 1]  # type: ignore[method-assign]
     assert run(numbered, tmp_path / "other", choose=str(tmp_path / "zero.png")).rows == 0
+
+
+DATA = os.environ.get("MUSETALK_TEST_DATA")
+
+
+@pytest.mark.skipif(DATA is None, reason="MUSETALK_TEST_DATA names no folder of clips")
+def test_real_people_are_told_apart_by_a_picture(tmp_path: Path) -> None:
+    film = Path(str(DATA)) / "robust" / "two_people_interview.mp4"
+    everyone = run(film, tmp_path / "all", shot=Shot(0, 0, 9), choose="all")
+    assert sorted(everyone.track.tolist()) == [0] * 9 + [1] * 9
+    source = source_of(film)
+    (frame,) = read_frames(film, source, 200, 201)
+    left = to_rgb(frame, source.colour)[:, : source.size[0] // 2]
+    Image.fromarray(left).save(tmp_path / "left.png")
+    found = run(film, tmp_path / "one", shot=Shot(0, 0, 9), choose=str(tmp_path / "left.png"))
+    assert found.rows == 9 and (found.box[:, 2] < source.size[0] // 2).all()
+    similar = [person.similarity or 0.0 for person in read_seen(tmp_path / "one").tracks]
+    assert max(similar) > 0.6 and min(similar) < 0.2

@@ -91,6 +91,16 @@ def test_missing_file_is_refused_with_a_cure(tmp_path: Path) -> None:
         load_lite(tmp_path, torch.device("cpu"))
 
 
+def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
+    for path in WEIGHTS.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    sizes = json.loads((WEIGHTS / "config.json").read_text()) | {"code_size": 9}
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    with pytest.raises(MissingError, match="not of this version"):
+        load_lite(tmp_path, torch.device("cpu"))
+
+
 def test_files_are_small_and_those_of_the_manifest() -> None:
     rows = json.loads((WEIGHTS / "manifest.json").read_text())["files"]
     shipped = {path.name for path in WEIGHTS.glob("*.safetensors")}

@@ -235,6 +235,24 @@ def test_mp4_keeps_cover_chapters_subtitles_and_timecode(tmp_path: Path, voice: 
     assert packets_of(dub, "audio", 1) == packets_of(full, "audio", 0)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_cover_art_stays_cover_art(tmp_path: Path, voice: Path, suffix: str) -> None:
+    film = make_film(tmp_path / "plain.mkv", frames=3)
+    for name in ("cover.png", "cover.jpg"):
+        run_tool("-i", str(film), "-frames:v", "1", str(tmp_path / name))
+    full = tmp_path / "full.mkv"
+    attach = [("-attach", str(tmp_path / name)) for name in ("cover.jpg", "cover.png")]
+    types = [(f"-metadata:s:t:{n}", f"mimetype=image/{kind}") for n, kind in enumerate(("jpeg", "png"))]
+    run_tool("-i", str(film), "-c", "copy", *(part for option in attach + types for part in option), str(full))
+    _, dub = dubbed(full, voice, suffix)
+    with av.open(str(dub)) as file:
+        covers = [stream for stream in file.streams.video if stream.disposition & Disposition.attached_pic]
+        assert [stream.index for stream in covers] == [2, 3]
+        assert {bytes(next(p for p in file.demux(s) if p.size)) for s in covers[:1]} <= {
+            (tmp_path / n).read_bytes() for n in ("cover.jpg", "cover.png")
+        }
+
+
 def test_rotation_and_aspect_are_carried(tmp_path: Path, voice: Path) -> None:
     film = make_film(tmp_path / "a.mp4", frames=5)
     turned = tmp_path / "t.mp4"

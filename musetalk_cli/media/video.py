@@ -44,7 +44,7 @@ SWS_MATRIX = {
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 # Over 45 dB against the decoded film in every frame, even of a noisy one: measured in docs/decisions.md. Without adaptive
 # quantisation, which gives noise fewer bits: the error is then the same everywhere, and clean films are smaller too.
-DEFAULT_CRF = {"libx264": 11.0, "libx265": 7.0, "libvpx-vp9": 4.0}
+DEFAULT_CRF = {"libx264": 11.0, "libx265": 6.5, "libvpx-vp9": 6.0}
 ENCODER_THREADS = 4  # the bytes of x264 and x265 depend on it; constant, so that a rerun on another machine is bit-identical
 
 

@@ -198,7 +198,9 @@ def _open_landmarker(path: Path) -> Any:
                 min_face_presence_confidence=0.3,
             )
         )
-        landmarker.detect(Image(image_format=ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8)))  # it talks at its first picture
+        landmarker.detect(
+            Image(image_format=ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
+        )  # it talks at its first picture
         return landmarker
 
 

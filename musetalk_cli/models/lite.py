@@ -2,10 +2,12 @@
 
     speech (S,) -> whisper-tiny encoder -> (T, 5, 384)                                   listen
     crop (256, 256, 3) -> encoder -> masked, reference (16, 32, 32) each                 encode
-    window (10, 5, 384) -> lip encoder -> lip code -> tokens; [masked, reference] -> U-Net -> latent   infer
+    window (10, 5, 384) -> lip encoder -> lip code; reference, lip code -> lip mover -> moved reference
+    [masked, moved reference, outline of the mouth], lip code -> U-Net -> latent     infer
     latent -> decoder -> (256, 256, 3)                                                   decode
 
-One step, timestep 0, no noise, as in the paper; what differs is the size, the autoencoder and a lip code between voice and U-Net.
+One step, timestep 0, no noise, as in the paper; what differs is the size, the autoencoder, a lip code between voice and U-Net, and
+that the picture is moved by geometry before the U-Net paints it: see weights/lite/README.md.
 Knows nothing of films, boxes or stages.
 """
 
@@ -49,7 +51,7 @@ CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True, slots=True)
 class LiteConfig:
-    """The sizes of the four nets; `config.json` holds exactly these fields."""
+    """The sizes of the nets; `config.json` holds exactly these fields."""
 
     latent_channels: int = 16
     encoder_widths: tuple[int, int] = (64, 128)  # at 64x64 and at 32x32
@@ -497,12 +499,12 @@ def to_rgb(images: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def load_lite(folder: Path, device: torch.device) -> LiteModel:
-    """The embedded model from a folder of `config.json` and four weight files."""
+    """The embedded model from a folder of `config.json` and the weight files."""
     check_files(folder)
     config = read_config(folder / CONFIG_FILE)
     autoencoder, lips, mover, unet = Autoencoder(config), LipEncoder(config), LipMover(config), LipUNet(config)
     for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (mover, MOVER_FILES), (unet, UNET_FILES)):
-        net.load_state_dict(_read(folder, names))
+        _fill(net, folder, names)
         net.eval().requires_grad_(False).to(device)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
     nets = LiteNets(autoencoder, lips, mover, unet, load_lite_whisper(folder).to(device))
@@ -538,6 +540,14 @@ def check_files(folder: Path) -> None:
     for name in (CONFIG_FILE, *FILES):
         if not (folder / name).is_file():
             raise MissingError(f"{folder / name}: a file of the embedded model is not there", "install the package again")
+
+
+def _fill(net: nn.Module, folder: Path, names: tuple[str, ...]) -> None:
+    try:
+        net.load_state_dict(_read(folder, names))
+    except RuntimeError as error:
+        fact = f"{folder / names[0]}: not of this version of the embedded model ({str(error).splitlines()[0]})"
+        raise MissingError(fact, "install the package again") from error
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:

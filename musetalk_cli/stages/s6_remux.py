@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import cache, reduce
 from math import gcd, lcm
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, cast
 
 import av
@@ -89,10 +90,11 @@ def remux(
     (`config.suffix`) cannot hold a stream or the timestamps, InternalError where the finished file is not what was asked.
     """
     check_deliverable(video, source, config)
-    picture, path = out / f"picture{config.suffix}", out / f"film{config.suffix}"
-    join_segments(segments, video, source, picture)
-    _mux(picture, audio, video, source, config, path)
-    picture.unlink()
+    path = out / f"film{config.suffix}"
+    with TemporaryDirectory(dir=out) as folder:
+        picture = Path(folder) / f"picture{config.suffix}"
+        join_segments(segments, source, picture)
+        _mux(picture, audio, video, source, config, path)
     _verify(path, video, source, config)
     sync_file(path)
     return Film(path, source.frames)
@@ -122,7 +124,7 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
             _check_held(video, stream, container, config)
 
 
-def join_segments(segments: Sequence[Segment], video: Path, source: Source, path: Path) -> None:
+def join_segments(segments: Sequence[Segment], source: Source, path: Path) -> None:
     """One picture of all segments, packets copied; frame n has exactly the timestamp source.pts[n].
 
     Raises InternalError where the segments are not the film's shots in order, or were not encoded alike.
@@ -220,23 +222,37 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
     container = CONTAINERS[config.suffix]
     with open_film(audio) as file, open_film(video) as film, open_film(picture) as joined:
         kept = _kept_streams(film, source, config)
+        covers = [stream for stream in kept if _is_cover(stream) and container.name == "matroska"]
+        mapped = [stream for stream in kept if stream not in covers]
         original = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
         streams = [
             ffmpeg.input(media_url(picture), protocol_whitelist=PROTOCOLS)["0"],
             _voice_input(file, audio, source, config),
-            *(original[str(stream.index)] for stream in kept),
+            *(original[str(stream.index)] for stream in mapped),
         ]
         options = {
-            **_file_options(container, film, source, tags_from=3 if kept else 2),
+            **_file_options(container, film, source, tags_from=3 if mapped else 2),
             **_mux_options(source, container.name),
             **_voice_options(voice_of(file, audio).codec.canonical_name, container),
-            **_dispositions(kept),
+            **_dispositions(mapped),
         }
         if joined.streams.video[0].codec.canonical_name == "hevc" and container.name in ("mp4", "mov"):
             options["tag:0"] = "hvc1"  # Apple's players know no other
-        tags = _tags(film, source, config)
+        fonts = sum(stream.type == "attachment" for stream in mapped)
+        repeated = [*_tags(film, source, config), *_attached(covers, picture.parent, after=fonts)]
     output = ffmpeg.output(*streams, media_url(path), **options)
-    run_ffmpeg(output, purpose=f"write {path.name}", repeated=tags, unmapped=video)
+    run_ffmpeg(output, purpose=f"write {path.name}", repeated=repeated, unmapped=video)
+
+
+def _attached(covers: Sequence[Any], folder: Path, *, after: int) -> Iterator[str]:
+    """Options that attach cover art as Matroska does, as files; mapped as a stream it would become a second picture."""
+    for number, stream in enumerate(covers, start=after):
+        kind = "png" if stream.codec.canonical_name == "png" else "jpeg"
+        file = folder / f"cover{number}.{kind}"
+        file.write_bytes(next(bytes(packet) for packet in stream.container.demux(stream) if packet.size))
+        name = stream.metadata.get("FILENAME") or stream.metadata.get("filename") or f"cover.{kind}"
+        yield from ("-attach", media_url(file))
+        yield from (f"-metadata:s:t:{number}", f"mimetype=image/{kind}", f"-metadata:s:t:{number}", f"filename={name}")
 
 
 def _file_options(container: Container, film: InputContainer, source: Source, *, tags_from: int) -> dict[str, Any]:
@@ -316,6 +332,8 @@ def _check_held(video: Path, stream: Any, container: Container, config: RemuxCon
     """Raises InputError where the container has no place for a stream of the film."""
     if stream.type == "attachment":
         held = container.name == "matroska"
+    elif _is_cover(stream):
+        held = container.name in ("matroska", "mp4") and stream.codec.canonical_name in ("mjpeg", "png")
     else:
         held = stream.codec_context is not None and stream.codec.name in held_codecs(container.name)
     if not held:
@@ -324,6 +342,10 @@ def _check_held(video: Path, stream: Any, container: Container, config: RemuxCon
             f"{video.name}: {config.suffix} cannot hold its stream {stream.index} ({stream.type}, {name})",
             f"choose .mkv, or take it out: ffmpeg -i FILM -map 0 -map -0:{stream.index} -c copy NEW{video.suffix}",
         )
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 @cache
