@@ -110,13 +110,18 @@ def test_box_follows_the_rule_from_the_rows_landmarks(whole: tuple[Faces, Path])
 
 
 def test_chunks_of_one_take_meet_without_a_step(comes_and_goes: Path, whole: tuple[Faces, Path], tmp_path: Path) -> None:
-    halves = [
-        run(comes_and_goes, tmp_path / str(half.index), shot=half)
-        for half in shots_between([], 40, Fraction(25), Fraction(1))  # [0, 20), [20, 40)
+    parts = [
+        run(comes_and_goes, tmp_path / str(shot.index), shot=shot)
+        for shot in shots_between([], 40, Fraction(25), Fraction(14, 25))  # [0, 13), [13, 26), [26, 40)
     ]
-    joined = np.concatenate([half.landmarks for half in halves])
-    np.testing.assert_array_equal(np.concatenate([half.frame for half in halves]), whole[0].frame)
+    joined = np.concatenate([part.landmarks for part in parts])
+    np.testing.assert_array_equal(np.concatenate([part.frame for part in parts]), whole[0].frame)
     np.testing.assert_array_equal(joined, whole[0].landmarks)
+
+
+def test_only_chunks_of_one_take_see_each_other() -> None:
+    shots = shots_between([30], 600, Fraction(25), Fraction(10))  # [0, 30), then a take in three chunks
+    assert [(shot.lead > 0, shot.tail > 0) for shot in shots] == [(False, False), (False, True), (True, True), (True, False)]
 
 
 def test_shot_without_a_face_has_no_rows(tmp_path: Path, make_film: MakeFilm) -> None:
@@ -273,13 +278,12 @@ def test_where_landmarks_fail_the_detector_decides(script: Script, numbered: Pat
     np.testing.assert_allclose(found.landmarks[18], Script.points(18), atol=1e-3)
 
 
-def test_landmarks_that_the_detector_does_not_share_are_no_landmarks(script: Script, numbered: Path, tmp_path: Path) -> None:
-    """MediaPipe draws a front view on a profile, or takes the neighbour."""
-
-    def elsewhere(number: int) -> NDArray[np.float32]:
-        return Script.points(number) + np.float32(12 if number % 2 else 60)
-
-    script.lands = elsewhere
+@pytest.mark.parametrize("apart_px", [12, 60])
+def test_landmarks_that_the_detector_does_not_share_are_no_landmarks(
+    script: Script, numbered: Path, tmp_path: Path, apart_px: int
+) -> None:
+    """MediaPipe draws a front view on a profile, or takes the neighbour; the face is 60 px wide."""
+    script.lands = lambda number: Script.points(number) + np.float32(apart_px)
     assert run(numbered, tmp_path / "out").rows == 0
     assert read_seen(tmp_path / "out").tracks[0].why.startswith("no landmarks")
 

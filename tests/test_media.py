@@ -61,6 +61,7 @@ FILMS: dict[str, Callable[[Path], Path]] = {
     ),
     "AVI": lambda f: make_film(f / "a.avi", frames=40, codec="mpeg4", options={"g": "12"}),
     "AVI with B-frames": lambda f: make_film(f / "a.avi", frames=40, options=B_FRAMES),
+    "AVI with B-frames, open GOP": lambda f: make_film(f / "a.avi", frames=40, options=OPEN_GOP),
     "variable frame rate": irregular,
     "edit list": edit_list,
 }
@@ -108,16 +109,21 @@ def test_film_that_changed_after_its_analysis_is_refused_not_shifted(tmp_path: P
         list(read_frames(film, source, 10, 12))
 
 
+CODECS = {".mpg": ("mpeg2video", "yuv420p"), ".avi": ("mpeg4", "yuv420p"), ".mov": ("mjpeg", "yuvj420p")}
+
+
 def truncated(film: Path, share: float) -> Path:
     film.write_bytes(film.read_bytes()[: int(film.stat().st_size * share)])
     return film
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mpg"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mpg", ".mov"])
 def test_truncated_film_is_refused_with_the_first_bad_time(tmp_path: Path, suffix: str) -> None:
-    options = {"movflags": "+faststart"} if suffix == ".mp4" else {}
-    codec = "mpeg2video" if suffix == ".mpg" else "mpeg4" if suffix == ".avi" else "libx264"
-    whole = make_film(tmp_path / f"whole{suffix}", frames=150, codec=codec, options={"bf": "0", "g": "12"}, audio="libmp3lame")
+    options = {"movflags": "+faststart"} if suffix in (".mp4", ".mov") else {}
+    codec, pix_fmt = CODECS.get(suffix, ("libx264", "yuv420p"))
+    whole = make_film(
+        tmp_path / f"whole{suffix}", frames=150, codec=codec, pix_fmt=pix_fmt, options={"bf": "0", "g": "12"}, audio="libmp3lame"
+    )
     film = tmp_path / f"film{suffix}"
     run_tool("-i", str(whole), "-c", "copy", *(part for pair in options.items() for part in (f"-{pair[0]}", pair[1])), str(film))
     with pytest.raises(InputError, match=r"film\.\w+: .*cut off at 0:00:0[23]\.\d\d\d"):
@@ -242,6 +248,12 @@ def test_same_frames_give_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     source = source_of(film)
     config = BlendConfig(suffix=suffix, preset="veryfast")
     assert encoded(film, source, config, "1.nut").read_bytes() == encoded(film, source, config, "2.nut").read_bytes()
+
+
+def test_frame_types_of_the_films_encoder_are_not_repeated(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", frames=12, options={"g": "1"})
+    with av.open(str(encoded(film, source_of(film), BlendConfig(preset="veryfast")))) as file:
+        assert [packet.is_keyframe for packet in file.demux(video=0) if packet.size] == [True] + [False] * 11
 
 
 def test_segment_refuses_a_frame_of_another_form(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from conftest import make_film, make_voice, number_of, run_tool
 from musetalk_cli.config import BlendConfig, DemuxConfig, RemuxConfig, Runtime
 from musetalk_cli.errors import InputError, InternalError, UsageError
 from musetalk_cli.media.audio import read_speech
+from musetalk_cli.media.ffmpeg import run_ffmpeg
 from musetalk_cli.media.video import SegmentWriter, read_frames, to_rgb
+from musetalk_cli.stages import s6_remux
 from musetalk_cli.stages.s1_demux import demux
 from musetalk_cli.stages.s6_remux import check_deliverable, remux
 from musetalk_cli.types import Segment, Source
@@ -246,11 +248,10 @@ def test_cover_art_stays_cover_art(tmp_path: Path, voice: Path, suffix: str) -> 
     run_tool("-i", str(film), "-c", "copy", *(part for option in attach + types for part in option), str(full))
     _, dub = dubbed(full, voice, suffix)
     with av.open(str(dub)) as file:
-        covers = [stream for stream in file.streams.video if stream.disposition & Disposition.attached_pic]
-        assert [stream.index for stream in covers] == [2, 3]
-        assert {bytes(next(p for p in file.demux(s) if p.size)) for s in covers[:1]} <= {
-            (tmp_path / n).read_bytes() for n in ("cover.jpg", "cover.png")
-        }
+        assert [bool(stream.disposition & Disposition.attached_pic) for stream in file.streams.video] == [False, True, True]
+    assert [packets_of(dub, "video", n)[0][1] for n in (1, 2)] == [
+        (tmp_path / name).read_bytes() for name in ("cover.jpg", "cover.png")
+    ]
 
 
 def test_rotation_and_aspect_are_carried(tmp_path: Path, voice: Path) -> None:
@@ -355,3 +356,18 @@ def test_segments_of_other_settings_or_another_film_are_never_joined(tmp_path: P
             writer.write(frame)
     with pytest.raises(InternalError, match="encoded with other settings"):
         join(source, segments)
+
+
+@pytest.mark.parametrize(
+    ("fault", "fact"),
+    [(["-frames:v", "5"], "holds 5 frames, the film 20"), (["-aspect:0", "3"], "the picture is")],
+)
+def test_film_that_came_out_wrong_is_never_delivered(
+    tmp_path: Path, voice: Path, monkeypatch: pytest.MonkeyPatch, fault: list[str], fact: str
+) -> None:
+    def faulty(output: object, *, repeated: list[str], **rest: object) -> str:
+        return run_ffmpeg(output, repeated=[*repeated, *fault], **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(s6_remux, "run_ffmpeg", faulty)
+    with pytest.raises(InternalError, match=fact):
+        dubbed(make_film(tmp_path / "a.mp4", frames=20), voice)
