@@ -25,6 +25,7 @@ class FacesConfig:
     choose: str = "largest"  # largest | all | path of a picture of the person to dub
     choose_sha256: str = ""  # of that picture, so that another picture under the same name makes another result
     analyser: str = "embedded"  # embedded (YuNet + MediaPipe) | face-alignment (S3FD + FAN, weights pulled)
+    weights: tuple[tuple[str, str], ...] = ()  # (file, sha256) of what was pulled; what is embedded is pinned by its packages
     min_score: float = 0.6  # of the detector; below it, YuNet sees faces in wallpaper
     min_face: int = 32  # pixels of box width; smaller mouths hold nothing to move
     similarity: float = 0.363  # cosine of SFace above which two faces are one person (OpenCV's published threshold)
@@ -56,7 +57,7 @@ class MaskConfig:
 class BlendConfig:
     codec: str = "auto"  # auto: H.264, or HEVC where the film has more than 8 bits
     crf: float | None = None  # None: the codec's visually lossless setting
-    preset: str = "medium"
+    preset: str = "veryfast"  # x264's names; at this quality slower ones take 3 to 5 times as long for a few per cent of size
     suffix: str = ".mp4"  # of the finished film: WebM holds VP9, AVI only frames that show in the order in which they are stored
 
 

@@ -44,7 +44,7 @@ class Choices:
     device: str = "auto"
     codec: str = "auto"
     crf: float | None = None
-    preset: str = "medium"
+    preset: str = "veryfast"
     chunk: float = 10.0
     length: Literal["keep", "trim"] = "keep"
 
@@ -54,13 +54,15 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
     root = weights.folder(choices.weights)
     model = choose_model(choices.model, root, runtime.device)
     parsing = weights.fingerprint("parsing", root) if weights.complete("parsing", root) else ()
+    alignment = weights.fingerprint("face-alignment", root) if weights.complete("face-alignment", root) else ()
     first_version = model.name == "v1"  # differs from v15 as the released scripts do
     return DubConfig(
         demux=DemuxConfig(chunk=Fraction(str(choices.chunk))),
         faces=FacesConfig(
             choose=choices.face,
             choose_sha256=_portrait_sha256(choices.face),
-            analyser="face-alignment" if weights.complete("face-alignment", root) else "embedded",
+            analyser="face-alignment" if alignment else "embedded",
+            weights=alignment,
             margin=0 if first_version else 10,
         ),
         model=model,

@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from musetalk_cli.types import Shot
 
 SAME_PLACE_IOU = 0.2  # of boxes in neighbouring frames; a head of 100 px may move 65 px in a frame
-CUT_STEP = 0.35  # of the face's size: more in one frame is a cut that nobody noticed, not a movement
+CUT_STEP = 0.35  # of the face's size that its landmarks move in a frame: more is a cut that nobody noticed, not a movement
+CUT_SHAPE = 0.25  # the same of their shape, place and size apart: people stay below 0.11, a cut to another face is about 0.6
 SAME_PERSON = 0.5  # cosine of SFace; its published 0.36 takes blurred strangers in the dark for one
 SURE_ROWS, SURE_SCORE = 5, 0.8  # a track of fewer frames must be surer than this, else the detector saw a face in a curtain
 
@@ -78,15 +79,17 @@ def follow(frames: Iterable[Sequence[Sighting]], *, bridge: int) -> list[Person]
     alike are one person: someone who leaves and returns, or whom a whip pan tore in two.
     """
     tracks: list[list[Sighting]] = []
+    live: list[list[Sighting]] = []
     for sightings in frames:
-        live = [track for track in tracks if sightings and sightings[0].frame - track[-1].frame <= bridge + 1]
+        live = [track for track in live if not sightings or sightings[0].frame - track[-1].frame <= bridge + 1]
         pairs = paired(np.array([track[-1].box for track in live]), np.array([seen.box for seen in sightings]), SAME_PLACE_IOU)
-        known = {new: live[old] for old, new in pairs}
+        cut = {old for old, new in pairs if _is_cut(live[old][-1], sightings[new])}
+        known = {new: live[old] for old, new in pairs if old not in cut}
         for i, seen in enumerate(sightings):
-            if i in known:
-                known[i].append(seen)
-            else:
-                tracks.append([seen])
+            known.setdefault(i, []).append(seen)
+        begun = [track for i, track in known.items() if len(track) == 1]
+        live = [track for old, track in enumerate(live) if old not in cut] + begun
+        tracks += begun
     persons = _rejoined([Person(tuple(track)) for track in tracks])
     return sorted(persons, key=lambda person: (person.sightings[0].frame, float(person.sightings[0].box[0])))
 
@@ -170,16 +173,28 @@ def _between(before: Sighting, after: Sighting, frame: int) -> NDArray[np.float3
 def smoothed(frames: NDArray[np.integer], landmarks: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """(K, 68, 2) landmarks of ascending frames -> the same without jitter: a Gaussian of sigma frames that looks both ways.
 
-    Nothing is mixed over a missing frame, or over a step of CUT_STEP of the face's size. At the ends of a run the landmarks go on
-    mirrored in the last point, so that steady movement comes out as it went in: no lag, no pull towards the middle.
+    Nothing is mixed over a missing frame or a cut. At the ends of a run the landmarks go on mirrored in the last point, so that
+    steady movement comes out as it went in: no lag, no pull towards the middle.
     """
     if sigma <= 0 or not len(frames):
         return landmarks
-    steps = np.linalg.norm(np.diff(landmarks, axis=0), axis=2).mean(1)  # (K - 1,)
-    sizes = np.ptp(landmarks, axis=1).max(1)  # (K,)
-    breaks = np.flatnonzero((np.diff(frames) != 1) | (steps > CUT_STEP * sizes[1:])) + 1
+    breaks = np.flatnonzero((np.diff(frames) != 1) | _cuts(landmarks)) + 1
     runs = [_gaussian(run, sigma) for run in np.split(landmarks, breaks)]
     return np.concatenate(runs).astype(np.float32)
+
+
+def _is_cut(a: Sighting, b: Sighting) -> bool:
+    if a.landmarks is None or b.landmarks is None or b.frame != a.frame + 1:
+        return False
+    return bool(_cuts(np.stack([a.landmarks, b.landmarks]))[0])
+
+
+def _cuts(landmarks: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(K, 68, 2) of neighbouring frames -> (K - 1,) whether the second is another face, or the same from elsewhere."""
+    steps = np.linalg.norm(np.diff(landmarks, axis=0), axis=2).mean(1) / np.maximum(np.ptp(landmarks, axis=1).max(1)[1:], 1)
+    shapes = landmarks - landmarks.mean(1, keepdims=True)
+    shapes = shapes / np.maximum(np.linalg.norm(shapes, axis=(1, 2), keepdims=True), 1e-6)
+    return np.asarray((steps > CUT_STEP) | (np.linalg.norm(np.diff(shapes, axis=0), axis=(1, 2)) > CUT_SHAPE), np.bool_)
 
 
 def _gaussian(run: NDArray[np.float32], sigma: float) -> NDArray[np.float64]:

@@ -16,9 +16,11 @@ import torch
 from face_alignment import utils
 from face_alignment.detection.sfd.net_s3fd import s3fd
 from face_alignment.models import FAN
+from made_faces import landmarks_at
 from numpy.typing import NDArray
 
 from musetalk_cli.errors import MissingError
+from musetalk_cli.models.analysis import Detection
 from musetalk_cli.models.face_alignment_analyser import FaceAlignmentAnalyser
 
 BOX = np.array([20.0, 10.0, 80.0, 84.0])
@@ -98,13 +100,19 @@ def test_large_frames_are_looked_at_small_and_boxes_are_in_their_pixels(
     np.testing.assert_allclose([face.box for face in large], [face.box * 2 for face in small], rtol=1e-5)
 
 
-def test_identity_has_length_one(analyser: FaceAlignmentAnalyser, picture: NDArray[np.uint8]) -> None:
+def test_identity_is_taken_where_the_landmarks_say(analyser: FaceAlignmentAnalyser, monkeypatch: pytest.MonkeyPatch) -> None:
     from skimage.data import astronaut
 
-    portrait = np.asarray(astronaut()[:256, 96:352], np.uint8)
-    face = analyser.detect(picture)[0]._replace(box=np.array([80, 60, 180, 196], np.float32))
-    vector = analyser.embed(portrait, face)
-    assert vector.shape == (128,) and np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    portrait, face = (
+        np.asarray(astronaut()[:256, 96:352], np.uint8),
+        Detection(BOX.astype(np.float32), 0.9, np.full((5, 2), np.nan)),
+    )
+    vectors = []
+    for x in (130, 131, 40):  # her nose, a pixel beside it, the background
+        monkeypatch.setattr(analyser, "landmarks", lambda *_, x=x: landmarks_at(x, 130, 95))
+        vectors.append(analyser.embed(portrait, face))
+    np.testing.assert_allclose([np.linalg.norm(vector) for vector in vectors], 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > 0.9 > 0.4 > vectors[0] @ vectors[2]
 
 
 def test_no_landmarks_in_no_area(analyser: FaceAlignmentAnalyser, picture: NDArray[np.uint8]) -> None:

@@ -196,6 +196,7 @@ def worst_psnr(film: Path, source: Source, segment: Path) -> float:
         ("a.mov", "prores_ks", "yuv422p10le", (128, 96), ".mov", "hevc"),
         ("a.mkv", "libx264", "yuv420p10le", (128, 96), ".mkv", "hevc"),
         ("a.webm", "libvpx-vp9", "yuv420p", (128, 96), ".webm", "vp9"),
+        ("a.mov", "mjpeg", "yuvj420p", (128, 96), ".mov", "h264"),
         ("a.mkv", "mpeg4", "yuv420p", (127, 97), ".mkv", "vp9"),
     ],
 )
@@ -268,7 +269,9 @@ def test_picture_that_no_encoder_keeps_is_refused_with_the_cure(tmp_path: Path) 
     for colour, size, config, reason in (
         (Colour("rgb24"), (128, 96), BlendConfig(), "rgb24, which libx264 cannot keep"),
         (Colour("yuv420p"), (127, 96), BlendConfig(codec="libx264"), "cannot keep an odd size"),
-        (Colour("yuv420p10le"), (128, 96), BlendConfig(suffix=".avi"), "AVI cannot hold"),
+        (Colour("yuv420p10le"), (128, 96), BlendConfig(suffix=".avi"), r"\.avi cannot hold the picture"),
+        (Colour("yuv420p"), (127, 96), BlendConfig(suffix=".mov"), r"\.mov cannot hold the picture"),
+        (Colour("yuv420p"), (128, 96), BlendConfig(codec="libx264", suffix=".webm"), r"\.webm cannot hold the picture"),
     ):
         with pytest.raises(InputError, match=reason) as caught:
             choose_encoder(replace(source, colour=colour, size=size), config)
@@ -366,6 +369,12 @@ def test_any_file_name_is_only_a_name(tmp_path: Path, name: str, monkeypatch: py
     assert len(scan(copy, lambda frame: None).pts) == 3
 
 
+def test_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.mp4", frames=1).rename(tmp_path / "\udcff.mp4")
+    with pytest.raises(InputError, match="not in UTF-8"):
+        source_of(film)
+
+
 def test_ffmpegs_last_words_are_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="could not copy it: .*Invalid data"):
         (tmp_path / "x.mp4").write_text("words")
@@ -406,14 +415,19 @@ def test_no_ffmpeg_outlives_us(number: signal.Signals) -> None:
     assert children and not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_ffmpeg_on_path_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("version", "preferred"), [("7.1.1", True), ("n9.0.2-17", True), ("N-118000-g1a2b", True), ("4.4.2", False)]
+)
+def test_ffmpeg_on_path_is_preferred_unless_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, preferred: bool
+) -> None:
     own = tmp_path / "ffmpeg"
-    own.write_text("#!/bin/sh\n")
+    own.write_text(f"#!/bin/sh\necho 'ffmpeg version {version} Copyright'\n")
     own.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     find_ffmpeg.cache_clear()
     try:
-        assert find_ffmpeg() == own
+        assert (find_ffmpeg() == own) == preferred
     finally:
         find_ffmpeg.cache_clear()
 

@@ -74,6 +74,15 @@ def test_who_leaves_and_returns_elsewhere_is_the_same_person() -> None:
     assert frames_of(follow(shot_of(here, there), bridge=5)) == [[*range(6), *range(20, 26)]]
 
 
+def test_a_cut_that_nobody_noticed_parts_two_people_in_the_same_place() -> None:
+    """One looks ahead, the other to the side: the shape of the landmarks jumps, their place does not."""
+    ahead, aside = [seen(i, who=ANNA) for i in range(8)], [seen(i, who=BERT) for i in range(8, 16)]
+    squeezed = [
+        s._replace(landmarks=s.landmarks * np.float32([0.3, 1]) + np.float32([70, 0])) for s in aside if s.landmarks is not None
+    ]
+    assert frames_of(follow(shot_of(ahead, squeezed), bridge=5)) == [list(range(8)), list(range(8, 16))]
+
+
 def test_strangers_and_twins_in_one_frame_stay_apart() -> None:
     here, stranger = [seen(i, who=ANNA) for i in range(6)], [seen(i, 400, who=BERT) for i in range(20, 26)]
     assert len(follow(shot_of(here, stranger), bridge=5)) == 2

@@ -4,6 +4,7 @@ Never a shell, never the network, never waiting at a prompt; a child does not ou
 """
 
 import ctypes
+import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,11 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from musetalk_cli.errors import InternalError, MissingError, ResourceError
+from musetalk_cli.errors import InputError, InternalError, MissingError, ResourceError
 
 PROTOCOLS = "file,pipe"  # a playlist or a reference inside a film must not open a network connection
 LOG_LINES = 6  # of ffmpeg's last words in an error message
+OLDEST = 5  # major version
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -67,21 +69,36 @@ def run_ffmpeg(
 
 @cache
 def find_ffmpeg() -> Path:
-    """The system's ffmpeg where one is on PATH, else the one that imageio-ffmpeg brings. Raises MissingError where neither is."""
+    """The system's ffmpeg where one is on PATH, not older than 5, else the one that imageio-ffmpeg brings. Raises MissingError
+    where neither is."""
     found = shutil.which("ffmpeg")
-    if found:
+    if found and not _is_too_old(found):
         return Path(found)
     try:
         return Path(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise MissingError(
-            "there is no ffmpeg on this machine", "install ffmpeg, or pip install --force-reinstall imageio-ffmpeg"
+            "there is no ffmpeg on this machine", "install ffmpeg 5 or later, or pip install --force-reinstall imageio-ffmpeg"
         ) from error
+
+
+def _is_too_old(program: str) -> bool:
+    """Before 5 an MP4's tracks could begin at whole milliseconds only. Builds from git have no number and are taken as new."""
+    said = subprocess.run(
+        [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+    ).stdout
+    number = re.match(r"ffmpeg version n?(\d+)\.", said)
+    return number is not None and int(number.group(1)) < OLDEST
 
 
 def media_url(path: Path) -> str:
     """A name that libav takes for a file, whatever it begins with or holds: `-x.mp4`, `http:x.mp4`, `it's.mp4`."""
-    return f"file:{path.absolute()}"
+    url = f"file:{path.absolute()}"
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path.name!a}: the name is not in UTF-8", "rename the file or its folder") from error
+    return url
 
 
 def _die_with_parent() -> Callable[[], None] | None:

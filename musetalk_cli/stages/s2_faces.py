@@ -167,7 +167,7 @@ def _observe(video: Path, source: Source, shot: Shot, analyser: FaceAnalyser, co
     block: list[_Frame] = []
     before: list[_Face] = []
     for number, picture in enumerate(read_frames(video, source, first, stop), first):
-        block.append(_Frame(number, to_rgb(picture, source.colour)))
+        block.append(_Frame(number, to_rgb(picture, source.colour, quick=True)))
         if number == first or number % DETECT_EVERY == 0 or number == stop - 1:
             now = look(block[-1])
             for frame, seen in zip(block, _between_looks(block, before, now, look), strict=True):
