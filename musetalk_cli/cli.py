@@ -17,6 +17,8 @@ from musetalk_cli import __version__
 from musetalk_cli.config import MaskMode, ModelName
 from musetalk_cli.errors import MissingError, MusetalkError, UsageError
 from musetalk_cli.progress import ProgressMode
+from musetalk_cli.training.cli import app as training_app
+from musetalk_cli.training.train_cli import train_app
 
 app = typer.Typer(
     name="musetalk",
@@ -28,6 +30,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(name="weights", help="Model files: what is here, and getting more.", no_args_is_help=True)
 app.add_typer(weights_app)
+app.add_typer(training_app)
+app.add_typer(train_app)
 
 
 def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
@@ -261,7 +265,7 @@ def weights_list(weights: Weights = None, as_json: Json = False) -> None:
 
 @weights_app.command("pull")
 def weights_pull(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing or face-alignment.")],
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment or training.")],
     weights: Weights = None,
     force: Annotated[bool, _option("--force", help="Replace files that lie there and are not the published ones.")] = False,
     as_json: Json = False,
@@ -276,7 +280,7 @@ def weights_pull(
 
 @weights_app.command("verify")
 def weights_verify(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing or face-alignment.")],
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment or training.")],
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:

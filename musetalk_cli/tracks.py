@@ -178,7 +178,7 @@ def smoothed(frames: NDArray[np.integer], landmarks: NDArray[np.float32], sigma:
     """
     if sigma <= 0 or not len(frames):
         return landmarks
-    breaks = np.flatnonzero((np.diff(frames) != 1) | _cuts(landmarks)) + 1
+    breaks = np.flatnonzero((np.diff(frames) != 1) | cuts(landmarks)) + 1
     runs = [_gaussian(run, sigma) for run in np.split(landmarks, breaks)]
     return np.concatenate(runs).astype(np.float32)
 
@@ -186,10 +186,10 @@ def smoothed(frames: NDArray[np.integer], landmarks: NDArray[np.float32], sigma:
 def _is_cut(a: Sighting, b: Sighting) -> bool:
     if a.landmarks is None or b.landmarks is None or b.frame != a.frame + 1:
         return False
-    return bool(_cuts(np.stack([a.landmarks, b.landmarks]))[0])
+    return bool(cuts(np.stack([a.landmarks, b.landmarks]))[0])
 
 
-def _cuts(landmarks: NDArray[np.float32]) -> NDArray[np.bool_]:
+def cuts(landmarks: NDArray[np.float32]) -> NDArray[np.bool_]:
     """(K, 68, 2) of neighbouring frames -> (K - 1,) whether the second is another face, or the same from elsewhere."""
     steps = np.linalg.norm(np.diff(landmarks, axis=0), axis=2).mean(1) / np.maximum(np.ptp(landmarks, axis=1).max(1)[1:], 1)
     shapes = landmarks - landmarks.mean(1, keepdims=True)

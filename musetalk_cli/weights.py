@@ -22,6 +22,8 @@ MUSETALK = Origin("TMElyralab/MuseTalk", "3ef28bc5cff08c90ad8178a25f1b570cd80017
 SD_VAE = Origin("stabilityai/sd-vae-ft-mse", "31f26fdeee1355a5c34592e401dd41e45d25a493")
 WHISPER = Origin("openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af")
 BISENET = Origin("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5")
+LATENTSYNC = Origin("ByteDance/LatentSync", "405eda8eab9f65c1a6e0c292a5dee5a08089e2ae")
+TORCH_SITE = "https://download.pytorch.org/models"
 FAN_SITE = "https://www.adrianbulat.com/downloads/python-fan"
 
 LICENCES = {  # of the files in each folder, in the words of those who publish them
@@ -30,6 +32,8 @@ LICENCES = {  # of the files in each folder, in the words of those who publish t
     "sd-vae": "MIT",
     "whisper": "Apache-2.0 (model card), MIT (OpenAI's repository)",
     "face-parse-bisent": "unclear: code MIT, none stated for the weights; trained on CelebAMask-HQ, non-commercial research",
+    "vgg19": "BSD-3-Clause (torchvision's); trained on ImageNet, which is for non-commercial research",
+    "syncnet": "CreativeML OpenRAIL++-M",
     "face-alignment": "unclear: code BSD-3-Clause, none stated for the weights",
 }
 
@@ -99,6 +103,19 @@ WHISPER_TINY: Need = (
 PARSING: Need = (_bisenet("79999_iter.pth", 53_289_463, "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"),)
 S3FD: Need = (_site("s3fd-619a316812.pth", "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543"),)
 FAN: Need = (_site("2DFAN4-11f355bf06.pth.tar", "11f355bf06"),)  # of its hash only what its name carries was ever published
+VGG19: Need = (
+    ModelFile(  # torchvision names the first eight digits; the rest, and the size, many projects pin alike
+        "vgg19/vgg19-dcbb9e9d.pth",
+        Origin(
+            url=f"{TORCH_SITE}/vgg19-dcbb9e9d.pth",
+            size=574_673_361,
+            sha256="dcbb9e9dad569fff7a846263a77324fc34978fea2bfb039c012d710e1776ae44",
+        ),
+    ),
+)
+SYNCNET: Need = (
+    _hub(LATENTSYNC, "syncnet/", "latentsync_syncnet.pt", 1_488_019_828, "38fa63bad3ed2332f647c40a5dc616cb0e233db8579f698f62af4c41965c4da5"),
+)
 # fmt: on
 
 AROUND_UNET: tuple[Need, ...] = (VAE_CONFIG, VAE, WHISPER_CONFIG, WHISPER_TINY, PARSING)
@@ -107,6 +124,7 @@ SETS: dict[str, tuple[Need, ...]] = {
     "v1": (UNET_V1_CONFIG, UNET_V1, *AROUND_UNET),
     "parsing": (PARSING,),
     "face-alignment": (S3FD, FAN),
+    "training": (VGG19, SYNCNET),
 }
 
 

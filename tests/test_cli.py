@@ -333,7 +333,7 @@ def test_doctor_fails_without_ffmpeg(home: Path) -> None:
 
 def test_weights_list_and_path_work_without_network(home: Path) -> None:
     listed = json.loads(musetalk(home, "weights", "list", "--json").stdout)["files"]
-    assert {row["set"] for row in listed} == {"v15", "v1", "parsing", "face-alignment"}
+    assert {row["set"] for row in listed} == {"v15", "v1", "parsing", "face-alignment", "training"}
     assert all(row["state"] == "absent" and row["licence"] for row in listed)
     path = musetalk(home, "weights", "path", env={"MUSETALK_WEIGHTS": str(home / "w")}).stdout.strip()
     assert path == str(home / "w")

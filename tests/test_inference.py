@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.errors import InternalError, ResourceError
-from musetalk_cli.models.family import windows_at
+from musetalk_cli.models.family import Lent, windows_at
 from musetalk_cli.stages import s4_inference
 from musetalk_cli.types import Colour, Faces, Latents, Mouths, Shot, Source, Speech
 
@@ -48,7 +48,7 @@ def test_drift_at_ntsc_rates_is_none_after_an_hour() -> None:
 
 
 class Toy:
-    """Answers each row with its masked latents plus its window's last token; fails as told."""
+    """Answers each row with its masked latents plus its window's last token plus its lender, which is the row as far from the end; fails as told."""
 
     name, latent_channels = "toy", 4
 
@@ -56,11 +56,14 @@ class Toy:
         self.room, self.nan_in_half, self.nan_always = room, nan_in_half, nan_always
         self.batches: list[tuple[int, bool]] = []
 
-    def infer(self, masked: Halves, reference: Halves, windows: Halves, *, fp32: bool = False) -> Halves:
+    def lenders(self, points: NDArray[np.float32], windows: Halves, track: NDArray[np.integer]) -> NDArray[np.intp]:
+        return np.arange(len(points))[::-1].copy()
+
+    def infer(self, masked: Halves, reference: Halves, windows: Halves, lent: Lent, *, fp32: bool = False) -> Halves:
         if len(masked) > self.room:
             raise MemoryError
         self.batches.append((len(masked), fp32))
-        answer = np.asarray(masked + windows[:, -1, 0, 0][:, None, None, None], np.float16)
+        answer = np.asarray(masked + windows[:, -1, 0, 0][:, None, None, None] + lent.latents, np.float16)
         if self.nan_always or (self.nan_in_half and not fp32):
             answer[0, 0, 0, 0] = np.nan
         return answer
@@ -83,6 +86,12 @@ def infer(toy: Toy, monkeypatch: pytest.MonkeyPatch, batch_size: int = 4) -> Mou
 def test_batch_size_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     one, many = infer(Toy(), monkeypatch, 1), infer(Toy(), monkeypatch, 64)
     np.testing.assert_array_equal(one.latents, many.latents)
+
+
+def test_each_row_is_lent_the_latents_that_the_family_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = np.random.default_rng(0).standard_normal((ROWS, 4, 32, 32)).astype(np.float16)
+    token = np.array([floor(50 * n / 25) + 6 for n in range(ROWS)], np.float16)  # features hold their number + 1
+    np.testing.assert_allclose(infer(Toy(), monkeypatch).latents, some + token[:, None, None, None] + some[::-1], atol=0.02)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_no_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ LIGHT = ("cli", "config", "errors", "jobs", "progress", "session", "settings", "
 # A module may import from its own rank and from ranks below; a name is a module, or a folder of modules.
 RANKS = (
     ("errors", "config"),
-    ("types", "crop", "languages", "progress", "signals"),
+    ("types", "crop", "landmarks", "languages", "progress", "signals"),
     ("work", "tracks", "metrics"),
     ("media", "models", "download", "weights"),
     ("stages",),

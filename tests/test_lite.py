@@ -10,7 +10,19 @@ import torch
 
 from musetalk_cli.crop import MASK_ROW
 from musetalk_cli.errors import MissingError
-from musetalk_cli.models.lite import LiteModel, from_rgb, interpolate, lip_flow, lip_maps, load_lite, to_rgb, warp
+from musetalk_cli.models.family import Lent
+from musetalk_cli.models.lite import (
+    LiteModel,
+    from_rgb,
+    interpolate,
+    lend_lips,
+    lip_flow,
+    lip_maps,
+    load_lite,
+    similarity,
+    to_rgb,
+    warp,
+)
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lite"
 LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 48_000_000
@@ -35,9 +47,17 @@ def windows() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 1, (2, 10, 5, 384)).astype(np.float16)
 
 
+def answered(model: LiteModel, crops: np.ndarray, windows: np.ndarray, lenders: list[int] | None = None) -> np.ndarray:
+    """Latents of faces that lend each other their mouths; without `lenders` each its own."""
+    masked, reference = model.encode(crops)
+    rows = list(range(len(crops))) if lenders is None else lenders
+    points = np.concatenate([_mouth(opened_px=10).numpy()] * len(crops)) if len(crops) else np.zeros((0, 68, 2), np.float32)
+    return model.infer(masked, reference, windows, Lent(points, reference[rows], points[rows]))
+
+
 def test_every_stage_has_the_shape_that_families_share(model: LiteModel, crops: np.ndarray, windows: np.ndarray) -> None:
     masked, reference = model.encode(crops)
-    latents = model.infer(masked, reference, windows)
+    latents = answered(model, crops, windows)
     assert masked.shape == reference.shape == latents.shape == (2, model.latent_channels, 32, 32)
     assert masked.dtype == reference.dtype == latents.dtype == np.float16
     images = model.decode(latents)
@@ -45,16 +65,15 @@ def test_every_stage_has_the_shape_that_families_share(model: LiteModel, crops: 
 
 
 def test_no_rows_give_no_rows(model: LiteModel) -> None:
-    masked, reference = model.encode(np.zeros((0, 256, 256, 3), np.uint8))
-    latents = model.infer(masked, reference, np.zeros((0, 10, 5, 384), np.float16))
+    latents = answered(model, np.zeros((0, 256, 256, 3), np.uint8), np.zeros((0, 10, 5, 384), np.float16))
     assert latents.shape == (0, model.latent_channels, 32, 32)
     assert model.decode(latents).shape == (0, 256, 256, 3)
 
 
 def test_same_rows_give_same_pixels_whatever_the_batch(model: LiteModel, crops: np.ndarray, windows: np.ndarray) -> None:
-    together = model.decode(model.infer(*model.encode(crops), windows))
+    together = model.decode(answered(model, crops, windows))
     for row in (0, 1):
-        alone = model.decode(model.infer(*model.encode(crops[row : row + 1]), windows[row : row + 1]))
+        alone = model.decode(answered(model, crops[row : row + 1], windows[row : row + 1]))
         np.testing.assert_array_equal(alone[0], together[row])
 
 
@@ -129,6 +148,37 @@ def test_lips_that_stay_do_not_move_the_picture() -> None:
     flow = lip_flow(_mouth(opened_px=30), points)
     assert float(flow[0, 1, 52, 32]) < -5, "below an opened mouth the picture comes from higher up"
     assert float(flow[0].abs()[:, :20].max()) < 1, "the upper half stays"
+
+
+def test_similarity_finds_the_turn_that_was_made() -> None:
+    points = _mouth(opened_px=10)
+    turned = points @ torch.tensor([[0.0, 1.1], [-1.1, 0.0]]) + torch.tensor([5.0, -7.0])
+    turn, shift = similarity(points, turned)
+    torch.testing.assert_close(points @ turn.mT + shift[:, None], turned, atol=1e-3, rtol=0)
+
+
+def test_a_face_that_lends_itself_its_own_lips_stays_as_it_is(model: LiteModel, crops: np.ndarray) -> None:
+    own, points = torch.from_numpy(model.encode(crops[:1])[1]).float(), _mouth(opened_px=10)
+    with torch.inference_mode():
+        lent = lend_lips(model.nets.autoencoder, own, own, points, points, points)
+        alone = model.nets.autoencoder.decode(own)[:, :, 80:]
+    assert float((lent.picture - alone)[:, :, 24:].abs().max()) < 0.02  # above, a decoder that begins at row 10 differs
+    assert float((lent.latents - own)[:, :, :14].abs().max()) == 0
+
+
+def test_lent_mouth_comes_to_lie_where_the_face_has_its_own(model: LiteModel) -> None:
+    """The lender stands 20 px further left; its blue mouth shows at the face's own place, and nowhere else."""
+    face, lender = np.full((2, 256, 256, 3), 120, np.uint8)
+    lender[180:200, 90:130] = (60, 60, 220)
+    points = _mouth(opened_px=10)
+    aside = points - torch.tensor([20.0, 0.0])
+    own, other = (torch.from_numpy(latents[None]).float() for latents in model.encode(np.stack([face, lender]))[1])
+    with torch.inference_mode():
+        picture = lend_lips(model.nets.autoencoder, own, other, points, aside, points).picture
+    blue = to_rgb(picture.numpy())[0].astype(int)
+    blueness = blue[..., 2] - blue[..., 0]
+    assert blueness[105:118, 115:145].min() > 60
+    assert blueness[105:118, 85:95].max() < 30 and blueness[:80].max() < 30
 
 
 def test_map_is_one_inside_an_open_mouth_and_zero_where_closed() -> None:

@@ -13,7 +13,6 @@ from musetalk_cli.training.lite_lips import VoiceClip, fold_of, in_step
 from musetalk_cli.training.lite_unet import cut_out, lip_windows, pixel_weight
 from musetalk_cli.training.loop import LoopConfig, new_state, rate_share, step, train
 from musetalk_cli.training.losses import weighted_l1
-from musetalk_cli.training.prepare import runs, smooth_boxes
 
 TOY = LoopConfig(rate=0.05, max_steps=30, warmup_steps=1, bf16=False, log_every=1000)
 
@@ -54,20 +53,6 @@ def test_lip_code_opens_with_the_mouth_wherever_the_face_is() -> None:
     assert codes[0, 0] == pytest.approx(0, abs=0.1) and np.all(np.diff(codes[:, 0]) > -0.05)
     turned = faces * 3.0 @ np.array([[0.98, 0.2], [-0.2, 0.98]], np.float32) + 100
     np.testing.assert_allclose(lip_codes(turned.astype(np.float32), basis)[:, 0], codes[:, 0], atol=0.1)
-
-
-def test_runs_break_where_a_face_is_lost_or_jumps() -> None:
-    faces = _faces(np.zeros(10))
-    faces[3] = np.nan
-    faces[7:] += 5
-    assert runs(faces) == [(0, 3), (4, 7), (7, 10)]
-
-
-def test_boxes_are_zero_where_there_is_no_face() -> None:
-    faces = _faces(np.zeros(6)) * 50 + 120
-    faces[2] = np.nan
-    boxes = smooth_boxes(faces, (300, 300))
-    assert boxes[2].tolist() == [0, 0, 0, 0] and (boxes[[0, 1, 3], 2] > 0).all()
 
 
 def test_correlation_leaves_out_missing_frames_and_finds_the_shift() -> None:

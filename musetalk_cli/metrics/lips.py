@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-INNER_PAIRS = ((61, 67), (62, 66), (63, 65))  # upper and lower inner lip of the 68
+from musetalk_cli.landmarks import INNER_PAIRS
 
 
 def opening(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:

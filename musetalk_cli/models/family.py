@@ -6,7 +6,7 @@ Arrays in, arrays out, so that a stage needs no torch. Rows are independent: any
 from collections.abc import Sequence
 from fractions import Fraction
 from math import floor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 WINDOW = 10  # whisper tokens a video frame sees: 80 ms before, its own 40 ms at 25 fps, 80 ms after
 LEAD = 4  # of them before the frame's time
 TOKENS_PER_SECOND = 50
+
+
+class Lent(NamedTuple):
+    """Faces of N rows by their landmarks, and the faces of the same persons that lend them their mouths."""
+
+    points: NDArray[np.float32]  # (N, 68, 2) in the 256 px crop
+    latents: NDArray[np.float16]  # (N, C, 32, 32) of the lending crops, unmasked, scaled
+    lending: NDArray[np.float32]  # (N, 68, 2) in the lending crops
 
 
 class Family(Protocol):
@@ -38,11 +46,16 @@ class Family(Protocol):
         """(N, 256, 256, 3) -> masked and reference latents, (N, C, 32, 32) each, scaled; posterior mode, so deterministic."""
         ...
 
+    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
+        """All rows of a shot, landmarks (N, 68, 2) in the crops -> (N,) the row that lends each its mouth. In the paper: itself."""
+        ...
+
     def infer(
         self,
         masked: NDArray[np.float16],
         reference: NDArray[np.float16],
         windows: NDArray[np.float16],
+        lent: Lent,
         *,
         fp32: bool = False,
     ) -> NDArray[np.float16]:

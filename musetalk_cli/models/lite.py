@@ -25,7 +25,9 @@ from torch.nn import functional
 
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
-from musetalk_cli.models.family import WINDOW
+from musetalk_cli.landmarks import INNER_PAIRS, JAW, JAW_SHARES, MOUTH, RIGID, STILL
+from musetalk_cli.models.family import WINDOW, Lent
+from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.whisper import WIDTH, hidden_states
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
 MOVED_FROM = 10  # latent row from which a picture is decoded to be moved; nothing changes above the mask
+LIGHT_ROWS = 48  # of the moved picture, just above the mask: there faces are compared for their light
 SHADOW = 0.7  # how much darker the stretched lips become where a mouth opens
 KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that begins at row 10 is right from here
 
@@ -202,23 +205,6 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     return (y0 + part * (y1 - y0)).T
 
 
-RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45)  # of the 68 landmarks: points that speech does not move
-STILL = (0, 1, 15, 16, *RIGID)  # the same and the sides of the face
-MOUTH = tuple(range(48, 68))
-JAW_SHARES = {
-    4: 0.3,
-    5: 0.5,
-    6: 0.75,
-    7: 0.95,
-    8: 1.0,
-    9: 0.95,
-    10: 0.75,
-    11: 0.5,
-    12: 0.3,
-}  # of the chin's way, for the points beside it
-INNER_PAIRS = ((61, 67), (62, 66), (63, 65))
-
-
 class Moves(NamedTuple):
     """How a face's picture moves for a lip code, and where its mouth is then."""
 
@@ -284,14 +270,14 @@ class LipMover(nn.Module):
         change = change + (codes[:, 1:] * self.spread[1:]) @ self.shapes
         moves = change.view(-1, 21, 2) @ torch.linalg.inv(to_face)
         wanted = found.clone()
-        wanted[:, list(MOUTH)] += moves[:, :20]
+        wanted[:, MOUTH] += moves[:, :20]
         for point, share in JAW_SHARES.items():
             wanted[:, point] += share * moves[:, 20]
         return wanted
 
     def _to_face(self, points: Tensor) -> Tensor:
         """(N, 2, 2): the linear part of the affine map that fits the rigid points to the template best."""
-        rigid, goal = points[:, list(RIGID)], self.template[list(RIGID)]
+        rigid, goal = points[:, RIGID], self.template[RIGID]
         rigid, goal = rigid - rigid.mean(1, keepdim=True), goal - goal.mean(0)
         linear: Tensor = torch.linalg.solve(rigid.mT @ rigid + 1e-3 * torch.eye(2, device=points.device), rigid.mT @ goal)
         return linear
@@ -309,7 +295,7 @@ def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
     moving = [*MOUTH, *JAW_SHARES]
     sides = [(x, y) for x in (0, 64, 128, 192, 255) for y in (0, 96, 192, 290) if x in (0, 255) or y != 192]
     edge = torch.tensor(sides, dtype=found.dtype, device=found.device).expand(len(found), -1, 2)
-    places = torch.cat([wanted[:, moving], wanted[:, list(STILL)], edge], 1)
+    places = torch.cat([wanted[:, moving], wanted[:, STILL], edge], 1)
     moves = torch.cat([(found - wanted)[:, moving], torch.zeros_like(places[:, len(moving) :])], 1)
     along = torch.arange(64, dtype=found.dtype, device=found.device) * 4 + 1.5
     cells = torch.stack([along.repeat(64), along.repeat_interleave(64)], 1)
@@ -370,6 +356,85 @@ def move_lips(autoencoder: Autoencoder, reference: Tensor, moves: Moves) -> Tens
     moved = (warp(picture, allowed * flow) + 1) * (1 - SHADOW * opened) - 1
     lower = autoencoder.encode(moved.contiguous(memory_format=torch.channels_last)).float()
     return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - MOVED_FROM :]], 2)
+
+
+class Lending(NamedTuple):
+    """A face with another's mouth moved to where its own lips are wanted."""
+
+    picture: Tensor  # (N, 3, 176, 256) in [-1, 1], the crop from row 8 * MOVED_FROM down
+    latents: Tensor  # (N, 16, 32, 32) of the crop with it
+    maps: (
+        Tensor  # (N, 3, 64, 64): inside of the mouth 0..1; way to the upper and to the lower inner lip, -1..1, positive below it
+    )
+
+
+def lend_lips(autoencoder: Autoencoder, own: Tensor, lender: Tensor, points: Tensor, lending: Tensor, wanted: Tensor) -> Lending:
+    """The mouth and chin of `lender` laid on the face of `own`, its lips moved to `wanted`; nothing changes above the mask.
+
+    own, lender: latents (N, 16, 32, 32). points, lending: their landmarks, wanted: the landmarks aimed at in own, (N, 68, 2) px in
+    the crops. The lender lies on the face by the shift, turn and scale of their still points, its light taken to that of the face;
+    what opens beyond what it shows is put in shadow.
+    """
+    face, mouth = (autoencoder.decode(latents[:, :, MOVED_FROM:]).float() for latents in (own, lender))
+    turn, shift = similarity(lending[:, STILL], points[:, STILL])
+    laid = lending @ turn.mT + shift[:, None]
+    flow, maps = lip_flow(wanted, laid), lip_maps(wanted)
+    opened = (maps[:, :1] - warp(lip_maps(laid)[:, :1], flow / 4)).clamp(0, 1)
+    allowed = _below_mask(points)
+    places = _places(points) + (allowed * _at_full_size(flow)).permute(0, 2, 3, 1)
+    found = _sampled(mouth, (places - shift[:, None, None]) @ torch.linalg.inv(turn).mT[:, None])
+    light = (face - found)[:, :, :LIGHT_ROWS, 64:192].mean((2, 3), keepdim=True)
+    found = (found + light + 1) * (1 - SHADOW * _at_full_size(opened)) - 1
+    share = allowed * lower_face(points, torch.maximum(laid[:, 8, 1], wanted[:, 8, 1]))
+    picture = torch.lerp(face, found, share)
+    lower = autoencoder.encode(picture.contiguous(memory_format=torch.channels_last)).float()
+    return Lending(picture, torch.cat([own[:, :, :KEPT_TO], lower[:, :, KEPT_TO - MOVED_FROM :]], 2), maps)
+
+
+def similarity(points: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, K, 2) twice -> (N, 2, 2), (N, 2): turn and scale, then shift, that carry points onto others best."""
+    here, there = points.mean(1, keepdim=True), others.mean(1, keepdim=True)
+    a, b = points - here, others - there
+    size = a.square().sum((1, 2)).clamp_min(1e-6)
+    along = (a * b).sum((1, 2)) / size
+    across = (a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]).sum(1) / size
+    turn = torch.stack([along, -across, across, along], 1).view(-1, 2, 2)
+    return turn, (there - here @ turn.mT)[:, 0]
+
+
+def lower_face(points: Tensor, chin: Tensor) -> Tensor:
+    """(N, 68, 2), (N,) row of the lowest chin -> (N, 1, 176, 256): 1 on mouth and chin, 0 from the nose up and on the cheeks' sides."""
+    top, bottom = points[:, 33, 1], torch.maximum(points[:, 8, 1], chin) + 14
+    centre = torch.stack([points[:, 48:60, 0].mean(1), (top + bottom) / 2], 1)
+    jaw = points[:, JAW, 0]
+    half = torch.stack([0.42 * (jaw.amax(1) - jaw.amin(1)), (bottom - top) / 2], 1).clamp_min(8)
+    away = (_places(points) - centre[:, None, None]) / half[:, None, None]
+    return ((1.2 - away[..., 0] ** 2 - away[..., 1] ** 4) / 0.4).clamp(0, 1)[:, None]
+
+
+def _places(like: Tensor) -> Tensor:
+    """(1, 176, 256, 2): x and y of each pixel from row 8 * MOVED_FROM down."""
+    rows = torch.arange(8 * MOVED_FROM, CROP_PX, dtype=like.dtype, device=like.device)
+    columns = torch.arange(CROP_PX, dtype=like.dtype, device=like.device)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2)[None]
+
+
+def _below_mask(like: Tensor) -> Tensor:
+    """(1, 1, 176, 1): 0 above the mask, 1 a little below its edge."""
+    return ((_places(like)[:, None, :, :1, 1] - MASK_ROW + 8) / 12).clamp(0, 1)
+
+
+def _at_full_size(cells: Tensor) -> Tensor:
+    """(N, C, 64, 64) -> (N, C, 176, 256)."""
+    return functional.interpolate(cells.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
+
+
+def _sampled(pictures: Tensor, places: Tensor) -> Tensor:
+    """(N, 3, 176, 256) at places (N, 176, 256, 2) px of the whole crop; beyond the edges as at the edges."""
+    grid = torch.stack(
+        [places[..., 0] * 2 / (CROP_PX - 1) - 1, (places[..., 1] - 8 * MOVED_FROM) * 2 / (pictures.shape[2] - 1) - 1], 3
+    )
+    return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
@@ -433,17 +498,27 @@ class LiteModel:
         """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
         return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
 
+    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
+        """(N, 68, 2), (N, 10, 5, 384), (N,) -> (N,): for each row the one of the same person whose mouth is nearest to the one wanted."""
+        codes = torch.from_numpy(self.lip_codes(windows))
+        with torch.inference_mode():
+            wanted = self.nets.mover.wanted(torch.from_numpy(points).to(self.device), codes.to(self.device)).cpu().numpy()
+        return choose_lenders(points, wanted, track)
+
     def infer(
         self,
         masked: NDArray[np.float16],
         reference: NDArray[np.float16],
         windows: NDArray[np.float16],
+        lent: Lent,
         *,
         fp32: bool = False,
     ) -> NDArray[np.float16]:
         """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
+        latents = (self._tensor(array) for array in (masked, reference, lent.latents))
+        points = (torch.from_numpy(np.array(array)).to(self.device) for array in (lent.points, lent.lending))
         codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
-        return self._by_rows(self._answer, self._latent, self._tensor(masked), self._tensor(reference), codes)
+        return self._by_rows(self._answer, self._latent, *latents, *points, codes)
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
@@ -461,10 +536,10 @@ class LiteModel:
     def _latent(self) -> tuple[int, int, int]:
         return (self.latent_channels, LATENT_PX, LATENT_PX)
 
-    def _answer(self, masked: Tensor, reference: Tensor, codes: Tensor) -> Tensor:
-        moves = self.nets.mover(reference, codes)
-        moved = move_lips(self.nets.autoencoder, reference, moves)
-        answer: Tensor = self.nets.unet(masked, moved, moves.maps, codes)
+    def _answer(self, masked: Tensor, own: Tensor, lender: Tensor, points: Tensor, lending: Tensor, codes: Tensor) -> Tensor:
+        wanted = self.nets.mover.wanted(points, codes)
+        lent = lend_lips(self.nets.autoencoder, own, lender, points, lending, wanted)
+        answer: Tensor = self.nets.unet(masked, lent.latents, lent.maps, codes)
         return answer
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:

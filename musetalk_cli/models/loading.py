@@ -46,10 +46,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, key: str = "") -> dict[str, Tensor]:
     """{name: tensor} on the CPU, in the file's own precision, mapped from the disk where the format allows it.
 
-    Raises MissingError where the file is damaged, holds something other than tensors, or is a pickle that asks for code to run.
+    key: where the file is a whole checkpoint, the name under which it keeps its tensors. Raises MissingError where the file is damaged, holds something other than tensors, or is a pickle that asks for code to run.
     """
     try:
         if path.suffix == ".safetensors":
@@ -59,6 +59,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise MissingError(f"{path}: refused: not a file of tensors alone: {_asked_for(error)}", VERIFY) from error
     except DAMAGE as error:
         raise MissingError(f"{path}: damaged: {_first_line(error)}", VERIFY) from error
+    if key and isinstance(loaded, dict):
+        loaded = loaded.get(key)
     if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise MissingError(f"{path}: holds something other than named tensors", VERIFY)
     return loaded

@@ -29,6 +29,7 @@ from musetalk_cli.crop import CROP_PX, hide_mouth
 from musetalk_cli.errors import UsageError
 from musetalk_cli.models import vae as autoencoder
 from musetalk_cli.models import whisper as ear
+from musetalk_cli.models.family import Lent
 from musetalk_cli.models.unet import load_unet, one_step, positional_encoding
 
 LATENT_CHANNELS = 4
@@ -70,17 +71,22 @@ class PublishedModel:
         """(N, 256, 256, 3) -> masked and reference latents, (N, 4, 32, 32) each, scaled; masked has rows 128 and below at -1."""
         return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
 
+    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
+        """Each row itself: the published networks refer to the frame that they paint."""
+        return np.arange(len(points))
+
     def infer(
         self,
         masked: NDArray[np.float16],
         reference: NDArray[np.float16],
         windows: NDArray[np.float16],
+        lent: Lent | None = None,
         *,
         fp32: bool = False,
     ) -> NDArray[np.float16]:
         """One U-Net step at timestep 0. windows: (N, 10, 5, 384) -> (N, 4, 32, 32), scaled; may hold NaN in half precision.
 
-        fp32: in full precision, whatever the model is loaded in.
+        lent: not looked at. fp32: in full precision, whatever the model is loaded in.
         """
         unet = self.nets.unet
         with _memory(), _precision(unet, torch.float32 if fp32 else unet.dtype):

@@ -163,22 +163,34 @@ def _identity_in(picture: Path, analyser: FaceAnalyser) -> NDArray[np.float32]:
 def _observe(video: Path, source: Source, shot: Shot, analyser: FaceAnalyser, config: FacesConfig) -> Iterator[list[Sighting]]:
     """Everyone in each frame of the shot, its lead and its tail."""
     first, stop = max(shot.start - shot.lead, 0), min(shot.stop + shot.tail, source.frames)
-    look = partial(_look, analyser=analyser, config=config)
-    block: list[_Frame] = []
-    before: list[_Face] = []
+    observer = Observer(analyser, config)
+    block: list[Picture] = []
     for number, picture in enumerate(read_frames(video, source, first, stop), first):
-        block.append(_Frame(number, to_rgb(picture, source.colour, quick=True)))
+        block.append(Picture(number, to_rgb(picture, source.colour, quick=True)))
         if number == first or number % DETECT_EVERY == 0 or number == stop - 1:
-            now = look(block[-1])
-            for frame, seen in zip(block, _between_looks(block, before, now, look), strict=True):
-                known = before if frame is block[-1] else None
-                yield [_sighting(frame, face, known, analyser) for face in seen]
-            block, before = [], now
+            yield from observer.sightings(block)
+            block = []
 
 
-class _Frame(NamedTuple):
+class Picture(NamedTuple):
     number: int
     rgb: NDArray[np.uint8]  # (H, W, 3)
+
+
+class Observer:
+    """Everyone in frame after frame, block after block: the detector looks at the last frame of each, elsewhere where it must."""
+
+    def __init__(self, analyser: FaceAnalyser, config: FacesConfig) -> None:
+        self._analyser = analyser
+        self._look = partial(_look, analyser=analyser, config=config)
+        self._before: list[_Face] = []
+
+    def sightings(self, block: Sequence[Picture]) -> Iterator[list[Sighting]]:
+        """The faces of each frame of a block, which follows on the block before; the first block is one frame."""
+        before, self._before = self._before, self._look(block[-1])
+        for frame, seen in zip(block, _between_looks(block, before, self._before, self._look), strict=True):
+            known = before if frame is block[-1] else None
+            yield [_sighting(frame, face, known, self._analyser) for face in seen]
 
 
 class _Face(NamedTuple):
@@ -187,7 +199,7 @@ class _Face(NamedTuple):
 
 
 def _between_looks(
-    block: list[_Frame], before: list[_Face], now: list[_Face], look: Callable[..., list[_Face]]
+    block: Sequence[Picture], before: list[_Face], now: list[_Face], look: Callable[..., list[_Face]]
 ) -> Iterator[list[_Face]]:
     """The faces of each frame of a block, whose last has been looked at and so has the frame before it.
 
@@ -222,7 +234,7 @@ def _boxes(seen: list[_Face]) -> NDArray[np.float32]:
     return np.array([face.detection.box for face in seen], np.float32).reshape(-1, 4)
 
 
-def _look(frame: _Frame, known: list[Detection] | None = None, *, analyser: FaceAnalyser, config: FacesConfig) -> list[_Face]:
+def _look(frame: Picture, known: list[Detection] | None = None, *, analyser: FaceAnalyser, config: FacesConfig) -> list[_Face]:
     """Faces of a frame with their landmarks: those known, or those the detector finds."""
     found = [face for face in analyser.detect(frame.rgb) if face.score >= config.min_score] if known is None else known
     large = [float(face.box[2] - face.box[0]) >= NEAR_MIN_FACE * config.min_face for face in found]
@@ -253,7 +265,7 @@ def _fit(points: NDArray[np.float32], face: Detection) -> bool:
     return not apart > AGREE
 
 
-def _sighting(frame: _Frame, face: _Face, known: list[_Face] | None, analyser: FaceAnalyser) -> Sighting:
+def _sighting(frame: Picture, face: _Face, known: list[_Face] | None, analyser: FaceAnalyser) -> Sighting:
     """known: faces of the look before this one; None where this frame was not looked at as an end of a block."""
     due = known is not None and face.landmarks is not None
     new = due and not paired(_boxes(known or []), face.detection.box[None], SAME_FACE_IOU)

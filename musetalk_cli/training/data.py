@@ -15,19 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.models import lite
-from musetalk_cli.models.lite import INNER_PAIRS
-from musetalk_cli.training.prepare import PreparedClip, crops_of, read_prepared, runs
+from musetalk_cli.landmarks import INNER_LIPS, INNER_PAIRS, JAW, MOUTH, RIGID, STILL, in_crop
+from musetalk_cli.training.dataset import PreparedClip, Sample, crops_of, prepared_clip, read_samples
 
 T = TypeVar("T")
 
-RIGID, STILL, MOUTH = np.array(lite.RIGID), np.array(lite.STILL), np.array(lite.MOUTH)
 MIRRORED = np.array([6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17])  # of MOUTH
-JAW = np.arange(0, 17)
-INNER_LIPS = np.arange(60, 68)
 SHAPES = 7
 CODE_SIZE = 1 + SHAPES
 CODE_LIMIT = 4.0
+CROPS = "crops"  # folder of a run
 IFS_SHARE = 0.5  # of the frames of a clip, by pose and by mouth; the paper's best
 NEAR_SHARE = 0.15  # of the frames of a clip, by pose: the lite net has too few steps to learn to turn heads
 NEAREST = 6  # frames at least
@@ -43,12 +40,10 @@ class CodeBasis:
     spread: NDArray[np.float32]  # (CODE_SIZE,) standard deviations; codes are in these units
 
 
-def read_clips(folders: list[Path]) -> Iterator[tuple[Path, PreparedClip]]:
-    """All clips that `prepare` finished, with their paths."""
-    for folder in folders:
-        for path in sorted(folder.glob("*.npz")):
-            if not path.name.startswith("part."):
-                yield path, read_prepared(path)
+def read_clips(folders: list[Path]) -> Iterator[tuple[Sample, PreparedClip]]:
+    """All samples of sets that are trained on, held-out identities left out."""
+    for sample in read_samples(folders, "train"):
+        yield sample, prepared_clip(sample)
 
 
 def fit_basis(landmarks: list[NDArray[np.float32]]) -> CodeBasis:
@@ -188,12 +183,6 @@ def lower_face(points: NDArray[np.floating], others: NDArray[np.floating]) -> ND
     return np.asarray(np.clip((1.2 - away) / 0.4, 0, 1), np.float32)
 
 
-def in_box(landmarks: NDArray[np.float32], boxes: NDArray[np.int32]) -> NDArray[np.float32]:
-    """(K, 68, 2) source pixels -> the same in the 256 px crop of each box."""
-    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-    return np.asarray((landmarks - corner) / np.maximum(size, 1) * 256, np.float32)
-
-
 def ahead(batches: Iterator[T], count: int = 2) -> Iterator[T]:
     """The same batches, made by a thread of its own while the net works on those before."""
     ready: Queue[T] = Queue(count)
@@ -245,18 +234,12 @@ class FaceClip:
         return mixed, moved.astype(np.float32)
 
 
-def face_clips(folders: list[Path], basis: CodeBasis) -> list[FaceClip]:
-    """All clips with enough crops; codes of clips that are hardly seen to speak are kept, they are closed mouths."""
+def face_clips(folders: list[Path], basis: CodeBasis, crops: Path) -> list[FaceClip]:
+    """All clips with enough frames; their crops are kept in the folder `crops`. Those hardly seen to speak are closed mouths."""
     found = []
-    for path, clip in read_clips(folders):
+    for sample, clip in read_clips(folders):
         rows = clip.crop_frame
         codes = lip_codes(clip.landmarks, basis)[rows]
         if len(rows) >= 8 and not np.isnan(codes).any():
-            found.append(FaceClip(clip.name, crops_of(path), in_box(clip.landmarks[rows], clip.box[rows]), codes, rows))
+            found.append(FaceClip(clip.name, crops_of(sample, crops), in_crop(clip.landmarks[rows], clip.box[rows]), codes, rows))
     return found
-
-
-def single_face(landmarks: NDArray[np.float32]) -> bool:
-    """Whether a clip is one unbroken run of one face, as lip training wants it."""
-    found = runs(landmarks)
-    return bool(found) and sum(stop - start for start, stop in found) > 0.9 * len(landmarks) and len(found) <= 3

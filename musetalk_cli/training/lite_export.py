@@ -1,15 +1,20 @@
-"""Trained nets as the package ships them. In: a run folder. Out: float16 safetensors under 16 MB each, config, manifest."""
+"""A lite model from and to a folder. In: nets, sizes. Out: float16 safetensors, config, manifest: what `musetalk dub` loads.
+
+Training begins with a folder and ends with one: nets that a run does not train are handed on as they are.
+"""
 
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from musetalk_cli.errors import InternalError
+from musetalk_cli.errors import UsageError
 from musetalk_cli.models.lite import (
     AUTOENCODER_FILES,
     CONFIG_FILE,
@@ -23,52 +28,62 @@ from musetalk_cli.models.lite import (
     LipMover,
     LipUNet,
     LiteConfig,
+    check_files,
     write_config,
 )
 
-LARGEST_FILE = 16_000_000
 MANIFEST_FILE = "manifest.json"
 
 
-def export(run: Path, whisper: Path, out: Path, sizes: LiteConfig) -> None:
-    """Writes the nets of `run` into `out`; one that the run does not have yet is written untrained, for a first trial."""
-    out.mkdir(parents=True, exist_ok=True)
-    for net, name, files in (
-        (Autoencoder(sizes), "autoencoder", AUTOENCODER_FILES),
-        (LipEncoder(sizes), "lips", LIPS_FILES),
-        (LipMover(sizes), "mover", MOVER_FILES),
-        (LipUNet(sizes), "unet", UNET_FILES),
-    ):
-        _save(_trained(net, run, name), out, files)
-    _save(whisper_encoder(whisper), out, WHISPER_FILES)
-    write_config(out / CONFIG_FILE, sizes)
-    write_manifest(out)
+class LiteParts(NamedTuple):
+    """The nets of a lite model that can be trained, in float32."""
+
+    autoencoder: Autoencoder
+    lips: LipEncoder
+    mover: LipMover
+    unet: LipUNet
 
 
-def whisper_encoder(folder: Path) -> dict[str, Tensor]:
-    """The encoder of whisper-tiny in transformers' layout, without its positions, which are sines."""
-    from transformers import WhisperModel
+def open_parts(folder: Path, sizes: LiteConfig, fresh: Collection[str] = ()) -> LiteParts:
+    """The nets of a model folder; those named in `fresh`, and those that `sizes` makes another size, begin anew.
 
-    state = WhisperModel.from_pretrained(folder, dtype=torch.float32).get_encoder().state_dict()
-    return {key: value for key, value in state.items() if key != "embed_positions.weight"}
+    Raises MissingError where a file is not there, UsageError for a name that is no net.
+    """
+    if unknown := set(fresh) - set(LiteParts._fields):
+        raise UsageError(f"no net is called {', '.join(sorted(unknown))}", f"choose of {', '.join(LiteParts._fields)}")
+    check_files(folder)
+    nets = LiteParts(Autoencoder(sizes), LipEncoder(sizes), LipMover(sizes), LipUNet(sizes))
+    for name, net, files in zip(LiteParts._fields, nets, (AUTOENCODER_FILES, LIPS_FILES, MOVER_FILES, UNET_FILES), strict=True):
+        if name not in fresh:
+            _fill_where_it_fits(net, {key: value.float() for file in files for key, value in load_file(folder / file).items()})
+    return nets
+
+
+def write_lite(parts: LiteParts, sizes: LiteConfig, init: Path, folder: Path) -> None:
+    """A whole model into a new folder; whisper comes from the model that training began with."""
+    folder.mkdir(parents=True)
+    for net, files in zip(parts, (AUTOENCODER_FILES, LIPS_FILES, MOVER_FILES, UNET_FILES), strict=True):
+        _save(net.state_dict(), folder, files)
+    for name in WHISPER_FILES:
+        shutil.copyfile(init / name, folder / name)
+    write_config(folder / CONFIG_FILE, sizes)
+    write_manifest(folder)
 
 
 def write_manifest(folder: Path) -> None:
     """`manifest.json`: name, bytes and sha256 of each file."""
     rows = [_row(folder / name) for name in (*FILES, CONFIG_FILE)]
-    largest = max(rows, key=lambda row: int(row["bytes"]))
-    if int(largest["bytes"]) > LARGEST_FILE:
-        raise InternalError(f"{largest['name']} has {largest['bytes']} bytes, more than {LARGEST_FILE}")
     (folder / MANIFEST_FILE).write_text(json.dumps({"files": rows}, indent=2) + "\n")
 
 
-def _trained(net: nn.Module, run: Path, name: str) -> dict[str, Tensor]:
-    finished, under_way = run / f"{name}.pt", run / f"{name}.checkpoint.pt"
-    if finished.exists():
-        net.load_state_dict(torch.load(finished, weights_only=True))
-    elif under_way.exists():
-        net.load_state_dict(torch.load(under_way, weights_only=True)["average"])
-    return net.state_dict()
+def _fill_where_it_fits(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """All of a net or nothing: half a net helps nobody. Encoder and decoder are two."""
+    groups = (("encoder.", "mean", "std"), ("decoder.",)) if isinstance(net, Autoencoder) else (("",),)
+    for prefixes in groups:
+        own = {name: value for name, value in tensors.items() if name.startswith(prefixes)}
+        wanted = {name: value.shape for name, value in net.state_dict().items() if name.startswith(prefixes)}
+        if wanted == {name: value.shape for name, value in own.items()}:
+            net.load_state_dict(own, strict=False)
 
 
 def _save(state: dict[str, Tensor], folder: Path, names: tuple[str, ...]) -> None:

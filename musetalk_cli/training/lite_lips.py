@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from musetalk_cli.metrics.lips import correlation, shifted_correlation
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
 from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
 from musetalk_cli.training.data import CodeBasis, lip_codes, read_clips
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 MAX_SHIFT = 4  # frames by which a clip's sound may be off and is put right
 FAR_SHIFT = 20
@@ -79,11 +83,8 @@ def voice_clips(folders: list[Path], basis: CodeBasis) -> list[VoiceClip]:
     return found
 
 
-def silent_tokens(whisper: Path, seed: int = 0) -> NDArray[np.float16]:
+def silent_tokens(encoder: "WhisperEncoder", seed: int = 0) -> NDArray[np.float16]:
     """(T, 5, 384): what whisper-tiny hears in silence and in faint noise."""
-    from transformers import WhisperModel
-
-    encoder = WhisperModel.from_pretrained(whisper, dtype=torch.float32).get_encoder().eval()
     random = np.random.default_rng(seed)
     noises = [(level * random.standard_normal(6 * SAMPLE_RATE_HZ)).astype(np.float32) for level in (0.0, 1e-4, 1e-3, 4e-3)]
     return np.concatenate([hidden_states(encoder, noise) for noise in noises])

@@ -1,215 +1,363 @@
-"""Clips made ready for training. In: a folder of clips. Out: a data folder with crops, landmarks and whisper features.
+"""`musetalk prepare`: a folder of videos to a training set. In: RAW, settings. Out: SET, and the hours before and after.
 
-    clip.mp4 -> 25 fps -> 68 landmarks a frame -> face boxes -> 256 px crops of every n-th frame     OUT/<set>/<clip>.crops.npy
-                  16 kHz -> whisper-tiny encoder -> (T, 5, 384), 50 a second                        OUT/<set>/<clip>.npz
+    SET/samples/NAME/     see training.dataset
+    SET/manifest.jsonl    a line for every face that was followed, kept or not, with the reason
+    SET/videos/*.json     what became of each video, written when its samples are there: a stopped run goes on after these
+    SET/prepare.json      the settings; a set is made with one kind of them
 
-Each clip is written whole or not at all, so that a stopped run goes on where it was. Knows nothing of networks that are trained.
+Videos are divided among processes; what is wrong with one, even that it kills its process, never stops the others.
 """
 
+import ctypes
+import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import av
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+import cattrs
 
-from musetalk_cli.crop import crop_face, face_box
-from musetalk_cli.models.analysis import EmbeddedAnalyser
-from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
+from musetalk_cli.errors import InputError, MissingError, RetryableError, UsageError
+from musetalk_cli.signals import Stop
+from musetalk_cli.training.dataset import FPS, SAMPLES_DIR, UNFINISHED
+from musetalk_cli.training.prepare_video import (
+    RECORDS_DIR,
+    PrepareConfig,
+    Task,
+    Tools,
+    TrackRecord,
+    Video,
+    VideoRecord,
+    identity_of,
+    prepare_video,
+    size_of,
+    unreadable,
+)
 
-FPS = 25
-DETECT_EVERY = 12  # frames between two looks of the detector while the landmarker keeps the face
-BOX_SIGMA_FRAMES = 1.2  # landmarks jitter by about a pixel; boxes should not
-MIN_FRAMES = 20
-CLIP_SUFFIXES = (".mp4", ".webm", ".avi", ".mkv", ".mov")
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+VIDEO_SUFFIXES = {
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".ogv", ".3gp"),
+}
+MANIFEST, SETTINGS = "manifest.jsonl", "prepare.json"
+EVERY_S = 5.0  # between two lines of progress
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareConfig:
-    """What to keep of a folder of clips."""
+class Summary:
+    """The supplement's Table 1 of one set, and what it does not show."""
 
-    every: int = 2  # crops of every n-th frame; landmarks are kept of all
-    speech: bool = True  # False: faces only, the sound is not read
-    whisper: Path | None = None  # whisper-tiny in transformers' layout
-    identity: str = ""  # one name for all clips; "": the part of the file name before "_"
+    dataset: str
+    hours_raw: float
+    hours_face: float  # with face tracks, long and large enough
+    hours_kept: float  # after sync filtering
+    samples: int
+    identities: int
+    val_samples: int
+    val_identities: int
+    videos: int
+    unreadable: int
+    dropped: dict[str, int]  # tracks by reason, without its numbers
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        head = ("dataset", "hours raw", "hours with face tracks", "after sync filtering", "samples", "identities")
+        hours = [f"{value:.3f}" for value in (self.hours_raw, self.hours_face, self.hours_kept)]
+        row = (self.dataset, *hours, str(self.samples), str(self.identities))
+        widths = [max(len(a), len(b)) for a, b in zip(head, row, strict=True)]
+        table = ["  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)) for cells in (head, row)]
+        held = f"held out: {self.val_samples} samples of {self.val_identities} identities"
+        reasons = [f"dropped: {count} x {reason}" for reason, count in sorted(self.dropped.items(), key=lambda row: -row[1])]
+        bad = [f"{self.unreadable} of {self.videos} videos could not be read: see {MANIFEST}"] if self.unreadable else []
+        return [*table, held, *reasons, *bad]
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedClip:
-    """One clip as it lies in the data folder. F frames at 25 fps; K of them have crops."""
+def prepare(
+    raw: Path,
+    out: Path,
+    config: PrepareConfig,
+    *,
+    workers: int = 0,
+    stop: Stop | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Summary:
+    """Prepares all videos of `raw`, a folder or one file, into `out`, going on where an earlier run stopped.
 
-    name: str
-    identity: str
-    landmarks: NDArray[np.float32]  # (F, 68, 2) source pixels; NaN where no face was found
-    box: NDArray[np.int32]  # (F, 4); zeros where there is none
-    crop_frame: NDArray[np.int32]  # (K,)
-    features: NDArray[np.float16]  # (T, 5, 384), T = 0 where the clip has no speech
-    speech: NDArray[np.float32]  # (S,) 16 kHz, S = 0 likewise
+    workers: processes; 0: one a core. stop: asked between two videos. Raises InputError where there is no video, UsageError where
+    the set was made with other settings, InterruptedRun after the running videos once stop was requested.
+    """
+    stop = stop or Stop()
+    videos = list_videos(raw)
+    for video in videos:
+        identity_of(video.source, config.identity)
+    with _sole_writer(out):
+        _same_settings(out, raw.resolve().name, config)
+        _clean(out)
+        open_tools(config)  # here first: what is missing is no fault of the videos
+        waiting = [video for video in videos if not _is_done(out, video)]
+        waiting.sort(key=lambda video: -size_of(video.path))
+        report = _Progress(videos, waiting, say)
+        try:
+            for record in run_all(waiting, out, config, workers or os.cpu_count() or 1, stop):
+                _write_record(out, record)
+                report.done(record)
+        finally:
+            records = read_records(out)
+            _write_whole(out / MANIFEST, "".join(json.dumps(asdict(line)) + "\n" for row in records for line in row.tracks))
+        stop.check()
+    return summary(raw.resolve().name, records)
 
 
-def prepare(clips: Path, out: Path, *, config: PrepareConfig, limit: int = 0, workers: int = 2) -> int:
-    """Prepares the clips of a folder into `out`; the number of clips that have a usable face."""
-    out.mkdir(parents=True, exist_ok=True)
-    paths = sorted(path for path in clips.iterdir() if path.suffix in CLIP_SUFFIXES)
-    if limit:
-        paths = paths[:: max(len(paths) // limit, 1)][:limit]
-    paths = [path for path in paths if not (out / f"{path.stem}.npz").exists()]
-    paths.sort(key=lambda path: -path.stat().st_size)
+def list_videos(raw: Path) -> list[Video]:
+    """Every video below `raw`, or `raw` itself, by path. Raises InputError where there is none."""
+    if raw.is_file():
+        return [Video(raw, raw.name, _safe(raw.stem))]
+    paths = sorted(path for path in raw.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not paths:
+        raise InputError(f"{raw}: holds no video", f"give a folder with videos ({' '.join(sorted(VIDEO_SUFFIXES))})")
+    sources = [path.relative_to(raw).as_posix() for path in paths]
+    plain = [_safe(path.stem) for path in paths]
+    stems = [stem if plain.count(stem) == 1 else f"{stem}.{_digest(source)}" for stem, source in zip(plain, sources, strict=True)]
+    return [Video(*row) for row in zip(paths, sources, stems, strict=True)]
+
+
+def summary(dataset: str, records: Sequence[VideoRecord]) -> Summary:
+    """Hours, samples and identities of what was prepared."""
+    lines = [line for record in records for line in record.tracks]
+    kept, judged = [line for line in lines if line.kept], [line for line in lines if line.judged]
+    val = [line for line in kept if line.split == "val"]
+    dropped: dict[str, int] = {}
+    for line in lines:
+        if not line.kept:
+            kind = re.split(r"[:,]| \d", line.reason.removeprefix(f"{Path(line.source).name}: "))[0]
+            dropped[kind] = dropped.get(kind, 0) + 1
+    return Summary(
+        dataset=dataset,
+        hours_raw=sum(record.seconds for record in records) / 3600,
+        hours_face=_hours(judged),
+        hours_kept=_hours(kept),
+        samples=len(kept),
+        identities=len({line.identity for line in kept}),
+        val_samples=len(val),
+        val_identities=len({line.identity for line in val}),
+        videos=len(records),
+        unreadable=sum(record.unreadable for record in records),
+        dropped=dropped,
+    )
+
+
+def run_all(videos: Sequence[Video], out: Path, config: PrepareConfig, workers: int, stop: Stop) -> Iterator[VideoRecord]:
+    """The records of all videos as they are finished. A video whose process dies is tried once more alone, then given up."""
+    broken = yield from _run_pool(videos, out, config, workers, stop)
+    while broken and not stop.requested:
+        suspects, rest = broken[:workers], broken[workers:]
+        for video in suspects:
+            if stop.requested:
+                return
+            dead = yield from _run_pool([video], out, config, 1, stop)
+            if dead:
+                yield unreadable(video, "its process was killed twice: out of memory, or the decoder crashed", config)
+        broken = yield from _run_pool(rest, out, config, workers, stop)
+
+
+def _run_pool(
+    videos: Sequence[Video], out: Path, config: PrepareConfig, workers: int, stop: Stop
+) -> Generator[VideoRecord, None, list[Video]]:
+    """Records until all are done, a process dies or stop is requested. Returns what is left after a death, first those that ran."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(config,)) as pool:
-        done = pool.map(_prepare_one, paths, [out] * len(paths))
-        return sum(_reported(done, len(paths)))
-
-
-def read_prepared(path: Path) -> PreparedClip:
-    """The record of one clip; its crops are `crops_of(path)`."""
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in ("landmarks", "box", "crop_frame", "features", "speech")}
-        return PreparedClip(name=path.stem, identity=str(file["identity"]), **arrays)
-
-
-def crops_of(path: Path) -> NDArray[np.uint8]:
-    """(K, 256, 256, 3) RGB crops that belong to a `.npz`, mapped, not read."""
-    crops: NDArray[np.uint8] = np.load(path.with_suffix(".crops.npy"), mmap_mode="r")
-    return crops
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(out, config))
+    waiting = list(videos)
+    running: dict[Future[VideoRecord], Video] = {}
+    try:
+        while running or (waiting and not stop.requested):
+            while waiting and len(running) < workers and not stop.requested:
+                running[pool.submit(_work, waiting[0])] = waiting[0]
+                waiting.pop(0)
+            finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                record = future.result()
+                del running[future]
+                yield record
+    except BrokenProcessPool:
+        return [*running.values(), *waiting]
+    finally:
+        pool.shutdown(wait=not running, cancel_futures=True)
+        for child in multiprocessing.active_children() if running else ():
+            child.kill()
+    return []
 
 
 class _Worker:
-    """What a worker process opens once."""
+    """What a process opens once."""
 
+    out: Path
     config: PrepareConfig
-    analyser: EmbeddedAnalyser
-    encoder: Any = None
+    tools: Tools
 
 
-def _start_worker(config: PrepareConfig) -> None:
+def _start_worker(out: Path, config: PrepareConfig) -> None:
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent says what becomes of it
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphans after kill -9 on our parent
+    cv2.setNumThreads(1)
+    if config.speech:
+        import torch
+
+        torch.set_num_threads(1)
+    _Worker.out, _Worker.config, _Worker.tools = out, config, open_tools(config)
+
+
+def _work(video: Video) -> VideoRecord:
+    return prepare_video(Task(video, _Worker.out, _Worker.tools, _Worker.config))
+
+
+def open_tools(config: PrepareConfig) -> Tools:
+    """Whisper and the sync expert that the settings name. Raises MissingError or UsageError where there are none."""
+    if not config.speech:
+        return Tools(None, None)
+    from musetalk_cli.training.sync import open_expert
+
+    return Tools(_open_whisper(config.whisper), open_expert(config.sync))
+
+
+def _open_whisper(folder: str) -> "WhisperEncoder":
+    if not folder:
+        from musetalk_cli.models.lite import load_lite_whisper
+        from musetalk_cli.weights import embedded_lite
+
+        return load_lite_whisper(embedded_lite())
     import torch
 
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    _Worker.config, _Worker.analyser = config, EmbeddedAnalyser()
-    if config.speech and config.whisper is not None:
-        from transformers import WhisperModel
+    from musetalk_cli.models.whisper import load_whisper
 
-        _Worker.encoder = WhisperModel.from_pretrained(config.whisper, dtype=torch.float32).get_encoder().eval()
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (Path(folder) / name).is_file():
+            return load_whisper(Path(folder) / "config.json", Path(folder) / name, torch.device("cpu"), torch.float32)
+    raise MissingError(f"{folder}: holds no model.safetensors of whisper-tiny", "leave --whisper out to use the embedded one")
 
 
-def _prepare_one(path: Path, out: Path) -> bool:
-    frames = list(frames_25fps(path))
-    landmarks = track_landmarks(frames, _Worker.analyser)
-    boxes = smooth_boxes(landmarks, (frames[0].shape[1], frames[0].shape[0])) if frames else np.zeros((0, 4), np.int32)
-    usable = np.flatnonzero(boxes[:, 2] > 0)
-    if len(usable) < MIN_FRAMES:
+@contextmanager
+def _sole_writer(out: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    for name in (SAMPLES_DIR, RECORDS_DIR):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RetryableError(f"{out}: another `musetalk prepare` writes it", "wait for it, or choose another SET") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _same_settings(out: Path, dataset: str, config: PrepareConfig) -> None:
+    """Raises UsageError where the set was begun with other settings."""
+    now = json.loads(json.dumps({"dataset": dataset, **asdict(config)}))
+    path = out / SETTINGS
+    before = json.loads(path.read_text()) if path.exists() else now
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        told = ", ".join(f"{key} {before.get(key)!r} (now {now[key]!r})" for key in changed)
+        raise UsageError(f"{out}: was begun with {told}", "use the same settings, or choose another SET")
+    _write_whole(path, json.dumps(now, indent=1) + "\n")
+
+
+def _clean(out: Path) -> None:
+    """Without what a killed run left unfinished."""
+    for folder in (out / SAMPLES_DIR, out / RECORDS_DIR):
+        for path in folder.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _record_path(out: Path, source: str) -> Path:
+    return out / RECORDS_DIR / f"{_safe(Path(source).stem)}.{_digest(source)}.json"
+
+
+def _is_done(out: Path, video: Video) -> bool:
+    """Whether an earlier run finished this very file; samples of another file under its name are taken away."""
+    path = _record_path(out, video.source)
+    if not path.exists():
         return False
-    chosen = usable[:: _Worker.config.every].astype(np.int32)
-    crops = np.stack([crop_face(frames[i], boxes[i]) for i in chosen])
-    speech = read_speech(path) if _Worker.config.speech else np.zeros(0, np.float32)
-    features = hidden_states(_Worker.encoder, speech) if _Worker.encoder is not None else np.zeros((0, 5, 384), np.float16)
-    identity = _Worker.config.identity or path.stem.split("_")[0]
-    np.save(_beside(out / f"{path.stem}.crops.npy"), crops)
-    os.replace(_beside(out / f"{path.stem}.crops.npy"), out / f"{path.stem}.crops.npy")
-    np.savez(
-        _beside(out / f"{path.stem}.npz"),
-        identity=np.array(identity),
-        landmarks=landmarks,
-        box=boxes,
-        crop_frame=chosen,
-        features=features,
-        speech=speech,
-    )
-    os.replace(_beside(out / f"{path.stem}.npz"), out / f"{path.stem}.npz")
-    return True
+    record = _read_record(path)
+    if record.size == size_of(video.path):
+        return True
+    for line in record.tracks:
+        if line.kept:
+            shutil.rmtree(out / SAMPLES_DIR / line.name, ignore_errors=True)
+    path.unlink()
+    return False
 
 
-def frames_25fps(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """RGB frames at 25 a second by nearest time, from the first frame on."""
-    with av.open(str(path)) as container:
-        start, wanted = None, 0
-        last: NDArray[np.uint8] | None = None
-        last_s = 0.0
-        for frame in container.decode(video=0):
-            start = float(frame.time or 0.0) if start is None else start
-            time_s = float(frame.time or 0.0) - start
-            while last is not None and wanted / FPS < (last_s + time_s) / 2:
-                yield last
-                wanted += 1
-            last, last_s = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), time_s
-        if last is not None and wanted / FPS <= last_s + 0.5 / FPS:
-            yield last
+def read_records(out: Path) -> list[VideoRecord]:
+    """What became of every video that is finished, by path."""
+    records = [_read_record(path) for path in (out / RECORDS_DIR).glob("*.json") if not path.name.startswith(UNFINISHED)]
+    return sorted(records, key=lambda record: record.source)
 
 
-def read_speech(path: Path) -> NDArray[np.float32]:
-    """(S,) float32 mono 16 kHz, sample 0 at the time of the first video frame."""
-    with av.open(str(path)) as container:
-        video_s = float((container.streams.video[0].start_time or 0) * (container.streams.video[0].time_base or 0))
-        audio = container.streams.audio[0]
-        audio_s = float((audio.start_time or 0) * (audio.time_base or 0))
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-        blocks = [out.to_ndarray().ravel() for frame in container.decode(audio) for out in resampler.resample(frame)]
-        blocks += [out.to_ndarray().ravel() for out in resampler.resample(None)]
-    samples = np.concatenate([np.zeros(0, np.float32), *blocks]).astype(np.float32)
-    late = round((audio_s - video_s) * SAMPLE_RATE_HZ)
-    return np.pad(samples, (late, 0)) if late > 0 else samples[-late:]
+def _read_record(path: Path) -> VideoRecord:
+    return cattrs.structure(json.loads(path.read_text()), VideoRecord)
 
 
-def track_landmarks(frames: list[NDArray[np.uint8]], analyser: EmbeddedAnalyser) -> NDArray[np.float32]:
-    """(F, 68, 2) of the largest face, NaN where there is none; the detector looks now and then, or when the face is lost."""
-    found = np.full((len(frames), 68, 2), np.nan, np.float32)
-    box: NDArray[np.floating] | None = None
-    for index, frame in enumerate(frames):
-        points = None
-        if box is None or index % DETECT_EVERY == 0:
-            faces = analyser.detect(frame)
-            box = max((face.box for face in faces), key=_area, default=None)
-        if box is not None:
-            points = analyser.landmarks(frame, box)
-        if points is not None:
-            found[index] = points
-            box = np.concatenate([points.min(0), points.max(0)])
-        else:
-            box = None
-    return found
+def _write_record(out: Path, record: VideoRecord) -> None:
+    _write_whole(_record_path(out, record.source), json.dumps(asdict(record), indent=1) + "\n")
 
 
-def smooth_boxes(landmarks: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int32]:
-    """(F, 4) face boxes of landmarks smoothed in time within runs of one face; zeros where a frame has none."""
-    boxes = np.zeros((len(landmarks), 4), np.int32)
-    for start, stop in runs(landmarks):
-        rows = landmarks[start:stop].reshape(stop - start, -1)
-        smooth = cv2.GaussianBlur(rows, (1, 9), 1, sigmaY=BOX_SIGMA_FRAMES, borderType=cv2.BORDER_REPLICATE)
-        for index, points in enumerate(np.asarray(smooth, np.float32).reshape(-1, 68, 2), start):
-            box = face_box(points, size)
-            if box is not None:
-                boxes[index] = box
-    return boxes
+def _write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f"{UNFINISHED}{path.name}")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
-def runs(landmarks: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Half-open ranges of frames that hold one face without a gap or a jump."""
-    valid = ~np.isnan(landmarks[:, 0, 0])
-    centre, height = landmarks.mean(1), np.ptp(landmarks[..., 1], axis=1)
-    step = np.linalg.norm(np.diff(centre, axis=0), axis=1) / np.maximum(height[1:], 1)
-    joined = valid[1:] & valid[:-1] & (np.nan_to_num(step, nan=9.0) < 0.3)
-    starts = [i for i in range(len(valid)) if valid[i] and (i == 0 or not joined[i - 1])]
-    return [(s, next((i for i in range(s + 1, len(valid)) if not joined[i - 1]), len(valid))) for s in starts]
+class _Progress:
+    """A line now and then: how far, how fast, how long still."""
+
+    def __init__(self, videos: Sequence[Video], waiting: Sequence[Video], say: Callable[[str], None] | None) -> None:
+        self._say, self._total, self._done = say or (lambda _: None), len(videos), len(videos) - len(waiting)
+        self._bytes, self._left = 0, max(sum(size_of(video.path) for video in waiting), 1)
+        self._seconds, self._begun, self._said = 0.0, time.monotonic(), 0.0
+        if self._done:
+            self._say(f"{self._done} of {self._total} videos were finished before")
+
+    def done(self, record: VideoRecord) -> None:
+        self._done, self._bytes, self._seconds = self._done + 1, self._bytes + record.size, self._seconds + record.seconds
+        if record.unreadable:
+            self._say(f"{record.source}: {record.tracks[0].reason}")
+        now = time.monotonic()
+        if now - self._said < EVERY_S and self._done < self._total:
+            return
+        self._said, took = now, now - self._begun
+        left = took * (self._left - self._bytes) / max(self._bytes, 1)
+        self._say(f"{self._done} of {self._total} videos, {self._seconds / took * FPS:.0f} frames/s, {left / 60:.1f} min left")
 
 
-def _area(box: NDArray[np.floating]) -> float:
-    return float((box[2] - box[0]) * (box[3] - box[1]))
+def _hours(lines: Sequence[TrackRecord]) -> float:
+    return sum(line.frames for line in lines) / FPS / 3600
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"part.{path.name}")
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name).lstrip(".") or "video"
 
 
-def _reported(done: Iterable[bool], total: int) -> Iterator[bool]:
-    for count, good in enumerate(done, 1):
-        if count % 20 == 0 or count == total:
-            print(f"prepared {count}/{total}", flush=True)
-        yield good
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=4).hexdigest()
