@@ -7,6 +7,7 @@ ingredients and the sha256 of every file. The key is sha256(stage, version, conf
 called by its size and sampled content, so a film may be moved. A folder appears by rename, whole or not at all.
 """
 
+import ctypes
 import errno
 import hashlib
 import inspect
@@ -17,7 +18,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -149,6 +150,13 @@ class Work:
             _publish(out, ref.folder)
         finally:
             shutil.rmtree(out, ignore_errors=True)
+            _give_back_memory()
+
+
+def _give_back_memory() -> None:
+    """What was freed goes back to the system: glibc keeps holes between blocks, and they grow with the number of chunks."""
+    with suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def kept_results(folder: Path) -> Iterator[dict[str, Any]]:

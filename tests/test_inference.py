@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.errors import InternalError, ResourceError
-from musetalk_cli.models.family import Lent, windows_at
+from musetalk_cli.models.family import Lent, Plan, windows_at
 from musetalk_cli.stages import s4_inference
 from musetalk_cli.types import Colour, Faces, Latents, Mouths, Shot, Source, Speech
 
@@ -56,8 +56,8 @@ class Toy:
         self.room, self.nan_in_half, self.nan_always = room, nan_in_half, nan_always
         self.batches: list[tuple[int, bool]] = []
 
-    def lenders(self, points: NDArray[np.float32], windows: Halves, track: NDArray[np.integer]) -> NDArray[np.intp]:
-        return np.arange(len(points))[::-1].copy()
+    def plan(self, points: NDArray[np.float32], windows: Halves, track: NDArray[np.integer]) -> Plan:
+        return Plan(points, np.arange(len(points))[::-1].copy())
 
     def infer(self, masked: Halves, reference: Halves, windows: Halves, lent: Lent, *, fp32: bool = False) -> Halves:
         if len(masked) > self.room:

@@ -52,7 +52,7 @@ def answered(model: LiteModel, crops: np.ndarray, windows: np.ndarray, lenders: 
     masked, reference = model.encode(crops)
     rows = list(range(len(crops))) if lenders is None else lenders
     points = np.concatenate([_mouth(opened_px=10).numpy()] * len(crops)) if len(crops) else np.zeros((0, 68, 2), np.float32)
-    return model.infer(masked, reference, windows, Lent(points, reference[rows], points[rows]))
+    return model.infer(masked, reference, windows, Lent(points, points, reference[rows], points[rows]))
 
 
 def test_every_stage_has_the_shape_that_families_share(model: LiteModel, crops: np.ndarray, windows: np.ndarray) -> None:

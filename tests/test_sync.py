@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 from musetalk_cli.errors import UsageError
 from musetalk_cli.metrics.lips import correlation
 from musetalk_cli.models.family import LEAD
+from musetalk_cli.models.syncnet import SyncNet, SyncNetConfig, save_syncnet
 from musetalk_cli.training.sync import (
     LipExpert,
     Pairing,
@@ -108,6 +110,18 @@ def test_none_is_no_expert_and_a_missing_file_an_error(tmp_path: Path) -> None:
     assert open_expert("none") is None
     with pytest.raises(UsageError, match="no such file"):
         open_expert(str(tmp_path / "syncnet.pt"))
+
+
+@pytest.mark.parametrize("hears", ["whisper", "mel"])
+def test_a_syncnet_file_opens_as_an_expert(tmp_path: Path, hears: Literal["whisper", "mel"]) -> None:
+    torch.manual_seed(0)
+    save_syncnet(SyncNet(SyncNetConfig.small(hears)), tmp_path / "syncnet.safetensors")
+    expert = open_expert(str(tmp_path / "syncnet.safetensors"), radius=2)
+    assert expert is not None and expert.sees
+    pairing = _pairing(_speech(20), _speech(24), 2)._replace(
+        speech=np.zeros(24 * 640, np.float32), crops=lambda numbers: np.zeros((len(numbers), 256, 256, 3), np.uint8)
+    )
+    assert expert.scores(pairing).shape == (2, 5)
 
 
 @pytest.mark.parametrize("shift", [-3, 5])

@@ -1,35 +1,15 @@
-"""Training without clips: the rules as tables, the loop on a toy."""
-
-from pathlib import Path
+"""Training of lite without clips: its rules as tables."""
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from musetalk_cli.metrics.lips import correlation, opening, shifted_correlation
-from musetalk_cli.training.data import CODE_SIZE, fit_basis, informative_frames, lip_codes, near_frames, windows_of
+from musetalk_cli.models.lip_codes import CODE_SIZE, lip_codes
+from musetalk_cli.training.data import fit_basis, windows_of
 from musetalk_cli.training.lite_lips import VoiceClip, fold_of, in_step
-from musetalk_cli.training.lite_unet import cut_out, lip_windows, pixel_weight
-from musetalk_cli.training.loop import LoopConfig, new_state, rate_share, step, train
+from musetalk_cli.training.lite_stage import cut_out, lip_windows, pixel_weight
 from musetalk_cli.training.losses import weighted_l1
-
-TOY = LoopConfig(rate=0.05, max_steps=30, warmup_steps=1, bf16=False, log_every=1000)
-
-
-def test_informative_frames_are_near_in_pose_and_far_in_mouth() -> None:
-    #                 self  near+open  near+shut  far+open  far+shut
-    pose = np.array([0.0, 1.0, 2.0, 50.0, 60.0], np.float32)
-    mouth = np.array([0.0, 9.0, 0.1, 9.5, 0.2], np.float32)
-    jaw = np.repeat(pose, 34).reshape(5, 17, 2)
-    lips = np.repeat(mouth, 16).reshape(5, 8, 2)
-    assert informative_frames(0, jaw, lips).tolist() == [1]
-
-
-def test_informative_frames_never_hold_the_target() -> None:
-    random = np.random.default_rng(0)
-    jaw, lips = random.normal(size=(9, 17, 2)).astype(np.float32), random.normal(size=(9, 8, 2)).astype(np.float32)
-    assert all(target not in informative_frames(target, jaw, lips) for target in range(9))
 
 
 @pytest.mark.parametrize(("frame", "first"), [(2, 0), (3, 2), (10, 16)])
@@ -94,55 +74,8 @@ def test_pixel_weight_favours_the_mouth_and_keeps_the_scale() -> None:
 
 @pytest.mark.parametrize("centre", [(128.0, 190.0), (10.0, 250.0), (250.0, 125.0)])
 def test_lip_window_stays_in_the_picture(centre: tuple[float, float]) -> None:
-    places = lip_windows(torch.tensor([[*centre, 30.0, 10.0]]), step=63)
+    places = lip_windows(torch.tensor([[*centre, 30.0, 10.0]]), torch.tensor([[4, -4]]))
     assert cut_out(torch.zeros(1, 3, 136, 256), places).shape == (1, 3, 112, 144)
-
-
-def test_near_frames_are_of_the_same_pose() -> None:
-    points = np.zeros((40, 68, 2), np.float32)
-    points[20:] += 50  # another pose
-    points[::2, 60:68, 1] += 9  # another mouth
-    chosen = near_frames(1, points)
-    assert len(chosen) and (chosen < 20).all() and (chosen % 2 == 0).all()
-
-
-def test_a_step_lowers_the_loss() -> None:
-    state = new_state(nn.Linear(4, 1), TOY)
-    before = _toy_terms(state.net, 0)["l1"].item()
-    for _ in range(20):
-        step(state, _toy_terms, {"l1": 1.0}, TOY)
-    assert _toy_terms(state.net, 0)["l1"].item() < 0.7 * before
-
-
-def test_rate_warms_up_and_ends_low() -> None:
-    config = LoopConfig(max_steps=100, warmup_steps=10, final_share=0.1)
-    state = new_state(nn.Linear(1, 1), config)
-    shares = []
-    for state.step in (0, 9, 100):
-        shares.append(rate_share(state, config))
-    assert shares[0] == pytest.approx(0.1, abs=0.01) and shares[1] > 0.9 and shares[2] == pytest.approx(0.1)
-
-
-def test_resumed_run_ends_as_the_whole_one(tmp_path: Path) -> None:
-    whole = train(_toy_state(), _toy_terms, {"l1": 1.0}, TOY, tmp_path / "whole.pt")
-    half = LoopConfig(rate=0.05, max_steps=15, warmup_steps=1, bf16=False, log_every=1000, final_share=1.0)
-    full = LoopConfig(rate=0.05, max_steps=30, warmup_steps=1, bf16=False, log_every=1000, final_share=1.0)
-    train(_toy_state(), _toy_terms, {"l1": 1.0}, half, tmp_path / "cut.pt")
-    resumed = train(_toy_state(), _toy_terms, {"l1": 1.0}, full, tmp_path / "cut.pt")
-    straight = train(_toy_state(), _toy_terms, {"l1": 1.0}, full, tmp_path / "straight.pt")
-    assert whole.step == resumed.step == straight.step == 30
-    for got, wanted in zip(resumed.average.parameters(), straight.average.parameters(), strict=True):
-        torch.testing.assert_close(got, wanted)
-
-
-def _toy_state():  # type: ignore[no-untyped-def]
-    torch.manual_seed(0)
-    return new_state(nn.Linear(4, 1), TOY)
-
-
-def _toy_terms(net: nn.Module, step: int) -> dict[str, Tensor]:
-    x = torch.linspace(-1, 1, 32).view(8, 4)
-    return {"l1": (net(x) - x.sum(1, keepdim=True)).abs().mean()}
 
 
 def _voice(name: str, identity: str, opened: np.ndarray) -> VoiceClip:

@@ -16,10 +16,18 @@ LEAD = 4  # of them before the frame's time
 TOKENS_PER_SECOND = 50
 
 
+class Plan(NamedTuple):
+    """What N rows of a shot are to become, before any is painted."""
+
+    wanted: NDArray[np.float32]  # (N, 68, 2) where the landmarks should be, in the 256 px crop
+    lenders: NDArray[np.intp]  # (N,) the row that lends each its mouth
+
+
 class Lent(NamedTuple):
     """Faces of N rows by their landmarks, and the faces of the same persons that lend them their mouths."""
 
     points: NDArray[np.float32]  # (N, 68, 2) in the 256 px crop
+    wanted: NDArray[np.float32]  # (N, 68, 2) where they should be
     latents: NDArray[np.float16]  # (N, C, 32, 32) of the lending crops, unmasked, scaled
     lending: NDArray[np.float32]  # (N, 68, 2) in the lending crops
 
@@ -46,8 +54,8 @@ class Family(Protocol):
         """(N, 256, 256, 3) -> masked and reference latents, (N, C, 32, 32) each, scaled; posterior mode, so deterministic."""
         ...
 
-    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
-        """All rows of a shot, landmarks (N, 68, 2) in the crops -> (N,) the row that lends each its mouth. In the paper: itself."""
+    def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
+        """All rows of a shot: landmarks (N, 68, 2) in the crops, (N, 10, 5, 384), persons (N,). In the paper nothing is planned."""
         ...
 
     def infer(

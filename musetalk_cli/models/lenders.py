@@ -24,21 +24,23 @@ def choose_lenders(points: NDArray[np.float32], wanted: NDArray[np.float32], tra
     chosen = np.arange(len(points))
     for person in np.unique(track):
         rows = np.flatnonzero(track == person)
-        chosen[rows] = rows[_cheapest_path(_costs(points[rows], wanted[rows]))]
+        chosen[rows] = rows[cheapest_path(lending_costs(points[rows], points[rows], wanted[rows]))]
     return chosen
 
 
-def _costs(points: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, N) px: row i with the mouth of row j. Points as complex numbers, so that a turn and scale is one factor."""
-    still, mouth, goal = (_complex(array[:, part]) for array, part in ((points, STILL), (points, MOUTH), (wanted, MOUTH)))
-    middle = still.mean(1, keepdims=True)
-    still, mouth, goal = still - middle, mouth - middle, goal - middle
+def lending_costs(lending: NDArray[np.float32], points: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(K, 68, 2) of those who may lend, (N, 68, 2) of those who take and where theirs are wanted -> (N, K) px.
+
+    Points as complex numbers, so that a turn and scale is one factor.
+    """
+    still, mouth = (_centred(lending, part) for part in (STILL, MOUTH))
+    taking, goal = _centred(points, STILL), _centred(wanted, MOUTH, points)
     weight = np.where(np.isin(MOUTH, INNER_LIPS), INNER_WEIGHT, 1.0)
     weight /= weight.sum()
     size = (np.abs(still) ** 2).sum(1)
-    overlap = still.conj() @ still.T  # (j, i)
+    overlap = still.conj() @ taking.T  # (K, N)
     turn = overlap / size[:, None]
-    pose = np.maximum(size[None] - np.abs(overlap) ** 2 / size[:, None], 0) / still.shape[1]
+    pose = np.maximum((np.abs(taking) ** 2).sum(1)[None] - np.abs(overlap) ** 2 / size[:, None], 0) / still.shape[1]
     cross = (turn.conj() * ((weight * mouth.conj()) @ goal.T)).real
     apart = (
         (weight * np.abs(goal) ** 2).sum(1)[None] - 2 * cross + np.abs(turn) ** 2 * (weight * np.abs(mouth) ** 2).sum(1)[:, None]
@@ -46,12 +48,12 @@ def _costs(points: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[
     return np.asarray((np.sqrt(np.maximum(apart, 0)) + POSE_WEIGHT * np.sqrt(pose)).T, np.float64)
 
 
-def _cheapest_path(costs: NDArray[np.float64]) -> NDArray[np.intp]:
-    """(N, N) cost of row j at step i -> (N,) the row of each step (Viterbi)."""
-    count = len(costs)
-    came_from = np.zeros((count, count), np.intp)
+def cheapest_path(costs: NDArray[np.float64]) -> NDArray[np.intp]:
+    """(N, K) cost of row k at step n -> (N,) the row of each step (Viterbi)."""
+    steps, count = costs.shape
+    came_from = np.zeros((steps, count), np.intp)
     total = costs[0].copy()
-    for step in range(1, count):
+    for step in range(1, steps):
         cheapest = int(total.argmin())
         before, origin = np.full(count, total[cheapest] + LEAP), np.full(count, cheapest)
         for shift in NEIGHBOURS:
@@ -59,11 +61,19 @@ def _cheapest_path(costs: NDArray[np.float64]) -> NDArray[np.intp]:
             better = there[total[there - shift] < before[there]]
             before[better], origin[better] = total[better - shift], better - shift
         total, came_from[step] = before + costs[step], origin
-    path = np.empty(count, np.intp)
+    path = np.empty(steps, np.intp)
     path[-1] = total.argmin()
-    for step in range(count - 1, 0, -1):
+    for step in range(steps - 1, 0, -1):
         path[step - 1] = came_from[step, path[step]]
     return path
+
+
+def _centred(
+    points: NDArray[np.float32], part: NDArray[np.integer], about: NDArray[np.float32] | None = None
+) -> NDArray[np.complex128]:
+    """(N, 68, 2) -> (N, P) about the middle of the still points, of `about` where that is another face."""
+    middle = _complex((points if about is None else about)[:, STILL]).mean(1, keepdims=True)
+    return np.asarray(_complex(points[:, part]) - middle, np.complex128)
 
 
 def _complex(points: NDArray[np.float32]) -> NDArray[np.complex128]:

@@ -26,8 +26,9 @@ from torch.nn import functional
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
 from musetalk_cli.landmarks import INNER_PAIRS, JAW, JAW_SHARES, MOUTH, RIGID, STILL
-from musetalk_cli.models.family import WINDOW, Lent
+from musetalk_cli.models.family import WINDOW, Lent, Plan
 from musetalk_cli.models.lenders import choose_lenders
+from musetalk_cli.models.lip_codes import CodeBasis, wanted_landmarks
 from musetalk_cli.models.whisper import WIDTH, hidden_states
 
 if TYPE_CHECKING:
@@ -249,6 +250,11 @@ class LipMover(nn.Module):
         self.register_buffer("slope", torch.zeros(42))
         self.register_buffer("shapes", torch.zeros(config.code_size - 1, 42))
         self.register_buffer("spread", torch.ones(config.code_size))
+
+    def basis(self) -> CodeBasis:
+        """How landmarks and lip codes go together."""
+        buffers = (self.template, self.slope, self.shapes, self.spread)
+        return CodeBasis(*(buffer.cpu().numpy().astype(np.float32) for buffer in buffers))
 
     def landmarks(self, latents: Tensor) -> Tensor:
         """(N, 16, 32, 32) -> (N, 68, 2) px in the crop."""
@@ -498,12 +504,10 @@ class LiteModel:
         """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
         return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
 
-    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
-        """(N, 68, 2), (N, 10, 5, 384), (N,) -> (N,): for each row the one of the same person whose mouth is nearest to the one wanted."""
-        codes = torch.from_numpy(self.lip_codes(windows))
-        with torch.inference_mode():
-            wanted = self.nets.mover.wanted(torch.from_numpy(points).to(self.device), codes.to(self.device)).cpu().numpy()
-        return choose_lenders(points, wanted, track)
+    def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
+        """Lips where the voice wants them, and for each row the one of the same person whose mouth is nearest to that."""
+        wanted = wanted_landmarks(points, self.lip_codes(windows), track, self.nets.mover.basis())
+        return Plan(wanted, choose_lenders(points, wanted, track))
 
     def infer(
         self,
@@ -516,7 +520,7 @@ class LiteModel:
     ) -> NDArray[np.float16]:
         """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
         latents = (self._tensor(array) for array in (masked, reference, lent.latents))
-        points = (torch.from_numpy(np.array(array)).to(self.device) for array in (lent.points, lent.lending))
+        points = (torch.from_numpy(np.array(array)).to(self.device) for array in (lent.points, lent.lending, lent.wanted))
         codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
         return self._by_rows(self._answer, self._latent, *latents, *points, codes)
 
@@ -536,8 +540,9 @@ class LiteModel:
     def _latent(self) -> tuple[int, int, int]:
         return (self.latent_channels, LATENT_PX, LATENT_PX)
 
-    def _answer(self, masked: Tensor, own: Tensor, lender: Tensor, points: Tensor, lending: Tensor, codes: Tensor) -> Tensor:
-        wanted = self.nets.mover.wanted(points, codes)
+    def _answer(
+        self, masked: Tensor, own: Tensor, lender: Tensor, points: Tensor, lending: Tensor, wanted: Tensor, codes: Tensor
+    ) -> Tensor:
         lent = lend_lips(self.nets.autoencoder, own, lender, points, lending, wanted)
         answer: Tensor = self.nets.unet(masked, lent.latents, lent.maps, codes)
         return answer

@@ -29,7 +29,7 @@ from musetalk_cli.crop import CROP_PX, hide_mouth
 from musetalk_cli.errors import UsageError
 from musetalk_cli.models import vae as autoencoder
 from musetalk_cli.models import whisper as ear
-from musetalk_cli.models.family import Lent
+from musetalk_cli.models.family import Lent, Plan
 from musetalk_cli.models.unet import load_unet, one_step, positional_encoding
 
 LATENT_CHANNELS = 4
@@ -71,9 +71,9 @@ class PublishedModel:
         """(N, 256, 256, 3) -> masked and reference latents, (N, 4, 32, 32) each, scaled; masked has rows 128 and below at -1."""
         return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
 
-    def lenders(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> NDArray[np.intp]:
-        """Each row itself: the published networks refer to the frame that they paint."""
-        return np.arange(len(points))
+    def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
+        """Each row refers to itself, and where its lips should be the network knows alone."""
+        return Plan(points, np.arange(len(points)))
 
     def infer(
         self,

@@ -4,10 +4,11 @@
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
@@ -27,14 +28,16 @@ CROPS_A_BATCH = 16
 def listen(audio: Path, *, config: ModelConfig, runtime: Runtime, out: Path) -> Speech:
     """The new voice through whisper-tiny's encoder: (T, 5, 384), 50 a second, T = floor(samples / 320). Source: spec 2.1."""
     family = load_family(config, runtime)
-    raw = out / "features.raw"
-    tokens = 0
-    with raw.open("wb") as file:
+    path, tokens = out / "features.npy", 0
+    with path.open("wb") as file:  # not mapped: the pages of a long voice would count as our memory
+        file.write(_npy_header(tokens))
         for samples in speech_blocks(audio, BLOCK_SAMPLES):
             heard = family.listen(samples)  # (<= 1500, 5, 384)
             file.write(np.ascontiguousarray(heard, np.float16).tobytes())
             tokens += len(heard)
-    return Speech(_as_npy(raw, (tokens, 5, 384)))
+        file.seek(0)
+        file.write(_npy_header(tokens))
+    return Speech(np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False))
 
 
 @stage(version=1)
@@ -50,18 +53,11 @@ def latents(video: Path, source: Source, faces: Faces, *, config: ModelConfig, r
     return Latents(masked, reference)
 
 
-def _as_npy(raw: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
-    """Raw float16 on disk -> the same as .npy beside it, mapped; a voice of hours is never in memory."""
-    path = raw.with_suffix(".npy")
-    if shape[0] == 0:
-        raw.unlink()
-        return np.zeros(shape, np.float16)
-    array = open_memmap(path, "w+", np.float16, shape)
-    source = np.memmap(raw, np.float16, "r", shape=shape)
-    for start in range(0, shape[0], 1500):
-        array[start : start + 1500] = source[start : start + 1500]
-    raw.unlink()
-    return array
+def _npy_header(tokens: int) -> bytes:
+    """Of (tokens, 5, 384) float16; numpy leaves room in it, so that it is as long for any number."""
+    header = BytesIO()
+    write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": (tokens, 5, 384)})
+    return header.getvalue()
 
 
 def _crops(video: Path, source: Source, faces: Faces) -> Iterator[NDArray[np.uint8]]:

@@ -27,13 +27,14 @@ def inference(
     family = load_family(config, runtime)
     windows = windows_at(speech.features, [source.time(int(frame)) for frame in faces.frame])
     points = in_crop(faces.landmarks, faces.box)
-    lenders = family.lenders(points, windows, faces.track)
+    plan = family.plan(points, windows, faces.track)
     answer = np.zeros_like(latents.masked)
     start, size = 0, runtime.batch_size or free_batch(runtime)
     while start < faces.rows:
         rows = slice(start, start + size)
         try:
-            lent = Lent(points[rows], latents.reference[lenders[rows]], points[lenders[rows]])
+            lenders = plan.lenders[rows]
+            lent = Lent(points[rows], plan.wanted[rows], latents.reference[lenders], points[lenders])
             answer[rows] = _one_batch(family, latents, windows, lent, rows)
         except MemoryError as error:
             if size == 1:

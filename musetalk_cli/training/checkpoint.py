@@ -90,9 +90,9 @@ def step_of(path: Path) -> int:
 def optimiser_table(optimiser: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
     """What the optimiser remembers: {"parameter/key": tensor}. Settings are not in it: they come from the run's config."""
     return {
-        f"{names[parameter]}/{key}": value
-        for parameter, remembered in optimiser.state.items()
-        for key, value in remembered.items()
+        f"{name}/{key}": value
+        for parameter, name in names.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
 

@@ -19,7 +19,6 @@ from musetalk_cli.crop import CROP_PX, MASK_ROW
 from musetalk_cli.models.discriminator import SMALL, PatchDiscriminator
 from musetalk_cli.models.lite import Autoencoder
 from musetalk_cli.training import losses
-from musetalk_cli.training.config import MarginConfig
 from musetalk_cli.training.dataset import Sample
 from musetalk_cli.training.judges import Judges
 from musetalk_cli.training.loop import Answer, LoopConfig, Nets, Pair
@@ -75,7 +74,7 @@ class PieceRows:
     channels: int
 
     def row(self, random: np.random.Generator) -> PieceRow:
-        image = self.windows.row(random).real[0]
+        image = self.windows.row(random).real.rgb[0]
         if random.random() < MASKED_SHARE:
             image = image.copy()
             image[MASK_ROW:] = 0
@@ -90,7 +89,7 @@ class PieceRows:
 def piece_rows(samples: Sequence[Sample], channels: int) -> PieceRows:
     """Rows of all samples, speaking or not."""
     augment = Augment(flip=0.5, colour=0.08, turn_deg=3.0)
-    return PieceRows(WindowRows(tuple(samples), 1, None, MarginConfig(), None, augment, voiced=False), channels)
+    return PieceRows(WindowRows(tuple(samples), 1, augment=augment, voiced=False), channels)
 
 
 class AutoencoderPass(nn.Module):
@@ -121,7 +120,7 @@ class AutoencoderTrainee:
         self.discriminators: Nets = {"face": PatchDiscriminator(SMALL)} if config.weights.adv_face else {}
         for net in (*self.networks.values(), *self.discriminators.values()):
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
-        self.held = np.concatenate([window.real for window in held_windows(held, 0)]) if held is not None else None
+        self.held = np.concatenate([window.real.rgb for window in held_windows(held, 0)]) if held is not None else None
         self.device = torch.device("cpu")
 
     def weights(self, step: int) -> Mapping[str, float]:
@@ -169,7 +168,7 @@ def finished(net: nn.Module, config: AutoencoderConfig, rows: PieceRows) -> Auto
     """The trained autoencoder, its latents scaled anew unless the encoder is as it was."""
     assert isinstance(net, AutoencoderPass)
     if not config.decoder_only:
-        drawn = [rows.windows.row(np.random.default_rng((1, index))).real for index in range(SCALED_ON)]
+        drawn = [rows.windows.row(np.random.default_rng((1, index))).real.rgb for index in range(SCALED_ON)]
         scale_latents(net.autoencoder, _images(torch.from_numpy(np.concatenate(drawn))).to(net.autoencoder.mean.device))
     return net.autoencoder
 

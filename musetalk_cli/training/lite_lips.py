@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from musetalk_cli.metrics.lips import correlation, shifted_correlation
+from musetalk_cli.models.lip_codes import CodeBasis, lip_codes
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
 from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
-from musetalk_cli.training.data import CodeBasis, lip_codes, read_clips
+from musetalk_cli.training.data import read_clips
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musetalk_cli.crop import hide_mouth
+from musetalk_cli.models.lip_codes import CodeBasis
 from musetalk_cli.models.lite import Autoencoder, LipMover, from_rgb
-from musetalk_cli.training.data import CodeBasis, FaceClip
+from musetalk_cli.training.data import FaceClip
 from musetalk_cli.training.loop import Answer, LoopConfig, Nets, Pair
 from musetalk_cli.training.report import Validation
 

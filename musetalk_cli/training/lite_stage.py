@@ -1,17 +1,16 @@
 """Stages 1 and 2 of the lite family. In: samples, a lite model to begin with, judges. Out: a Trainee of the loop.
 
-    frame, another frame of the clip -> the frame with the other's lips, a mixture                  the reference
-    mixture, the frame's own lip code -> lips moved (frozen) -> moved reference
-    masked frame, moved reference, code -> U-Net -> latent, against the frame's                     latent
-                                        -> decoder -> lower half of the picture, against the frame's   l1, vgg, adv_*, fm, sync
+    frame, a frame with other lips -> the frame with those lips, a mixture            its own picture, as a film has it at work
+    a frame elsewhere in the clip with like lips                                      who lends its mouth, as at work
+    mixture, lender, the frame's own lip code -> lend_lips (frozen) -> lent
+    masked frame, lent, code -> U-Net -> latent, against the frame's                               latent
+                                      -> decoder -> lower half of the picture, against the frame's    l1, vgg, adv_*, fm, sync
 
 The lip code is that of the picture itself, not of the voice: a picture loss alone teaches a U-Net little about sound (MuseTalk
-needs SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed. The voice's own codes come in at work. The
-reference is a mixture because at work it is the frame itself: pose and light are right, lips are not.
+needs SyncNet and 250,000 steps for it), while lips that are told the truth are obeyed. The voice's own codes come in at work.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,11 +23,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from musetalk_cli.crop import CROP_PX, MASK_ROW
+from musetalk_cli.landmarks import JAW_SHARES, MOUTH, STILL
 from musetalk_cli.models.discriminator import SMALL, DiscriminatorConfig
-from musetalk_cli.models.lite import Autoencoder, LipMover, LipUNet, Moves, move_lips
+from musetalk_cli.models.lenders import cheapest_path, lending_costs
+from musetalk_cli.models.lip_codes import CodeBasis, lip_codes
+from musetalk_cli.models.lite import MOVED_FROM, Autoencoder, LipMover, LipUNet, lend_lips
 from musetalk_cli.training.config import LossWeights, MarginConfig, PerceptualConfig, ReferenceConfig, StageConfig, Stages
-from musetalk_cli.training.data import STILL as STILL_POINTS
-from musetalk_cli.training.data import CodeBasis, lip_codes, lower_face, similarity
+from musetalk_cli.training.data import lower_face, similarity
 from musetalk_cli.training.dataset import Sample
 from musetalk_cli.training.judges import Judges, stage_discriminators, stage_weights
 from musetalk_cli.training.loop import Answer, Nets, Pair
@@ -36,11 +37,13 @@ from musetalk_cli.training.losses import weighted_l1
 from musetalk_cli.training.report import Validation
 from musetalk_cli.training.sampling import lip_region, released_lip_region
 from musetalk_cli.training.validation import Shown, held_windows, picture_metrics, strip
-from musetalk_cli.training.windows import Augment, Hear, Window, WindowRows, sampled_reference
+from musetalk_cli.training.windows import Augment, Crops, Hear, Window, WindowRows, sampled_reference
 
 JUDGED_FROM_PX = 120  # picture row; a little above the mask, so that the seam counts
 DECODED_FROM = 12  # latent row; the decoder need not see the upper half to paint the lower
 CODE_NOISE = 0.1
+FAR_FRAMES = 12  # that a lender is away in time: its neighbours are the frame itself
+LENDER_SPREAD = 0.5  # of the logarithm by which costs of lending are varied
 LIPS_PX = (112, 144)  # height and width of what the perceptual judge sees around the mouth
 SHAKE_PX = 4  # by which that window is moved, so that no grid settles
 AUGMENT = Augment(flip=0.5, colour=0.12, turn_deg=4.0)
@@ -98,7 +101,11 @@ class LiteRow(NamedTuple):
     """F consecutive frames as the lite nets train on them."""
 
     real: NDArray[np.uint8]  # (F, 256, 256, 3) RGB
-    mixed: NDArray[np.uint8]  # (F, 256, 256, 3) the same frames with the lips of others
+    own: NDArray[np.uint8]  # (F, 256, 256, 3) the same frames with other lips
+    points: NDArray[np.float32]  # (F, 68, 2) in the real frames: where lips are wanted
+    own_points: NDArray[np.float32]  # (F, 68, 2)
+    lender: NDArray[np.uint8]  # (F, 256, 256, 3) frames with like lips
+    lending: NDArray[np.float32]  # (F, 68, 2) in them
     codes: NDArray[np.float32]  # (F, code) of the real lips
     noise: NDArray[np.float32]  # (F, code) of variance 1
     mouths: NDArray[np.float32]  # (F, 4) centre and half size of the mouth, x y x y
@@ -107,14 +114,29 @@ class LiteRow(NamedTuple):
     sound: NDArray[np.float32]  # what a SyncNet hears
 
 
-FRAME_PARTS = ("real", "mixed", "codes", "noise", "mouths", "lips")  # of a row: what each frame has of its own
+FRAME_PARTS = (
+    "real",
+    "own",
+    "points",
+    "own_points",
+    "lender",
+    "lending",
+    "codes",
+    "noise",
+    "mouths",
+    "lips",
+)  # of a row: what each frame has of its own
 
 
 class LiteBatch(NamedTuple):
     """N rows of F frames, stacked; M = N * F."""
 
     real: Tensor  # (N, F, 256, 256, 3) uint8
-    mixed: Tensor
+    own: Tensor
+    points: Tensor  # (N, F, 68, 2)
+    own_points: Tensor
+    lender: Tensor
+    lending: Tensor
     codes: Tensor  # (N, F, code)
     noise: Tensor
     mouths: Tensor  # (N, F, 4)
@@ -136,15 +158,20 @@ class LiteRows:
 
     def of(self, window: Window, random: np.random.Generator) -> LiteRow:
         """A window as the lite nets see it."""
-        pairs = zip(window.real, window.points, window.reference, window.reference_points, strict=True)
+        real, (other, lender) = window.real, window.references
+        mixed = [with_lips_of(*four) for four in zip(*real, *other, strict=True)]
         codes = self.codes[window.sample][window.frames]
         return LiteRow(
-            window.real,
-            np.stack([with_lips_of(*pair) for pair in pairs]),
+            real.rgb,
+            np.stack([mixture.rgb for mixture in mixed]),
+            real.points,
+            np.stack([mixture.points for mixture in mixed]),
+            lender.rgb,
+            lender.points,
             codes,
             random.standard_normal(codes.shape, np.float32),
-            np.stack([mouth_of(points) for points in window.points]),
-            (released_lip_region if self.released_lips else lip_region)(window.points),
+            np.stack([mouth_of(points) for points in real.points]),
+            (released_lip_region if self.released_lips else lip_region)(real.points),
             random.integers(-SHAKE_PX, SHAKE_PX + 1, 2),
             window.sound,
         )
@@ -159,7 +186,7 @@ def lite_rows(
     windows = WindowRows(
         tuple(samples[index] for index in seen),
         config.frames,
-        sampled_reference(config.reference),
+        (sampled_reference(config.reference), like_lips),
         config.margin,
         hear,
         augment or Augment(),
@@ -168,12 +195,26 @@ def lite_rows(
     return LiteRows(windows, tuple(codes[index] for index in seen), config.lip == "released")
 
 
+def like_lips(targets: NDArray[np.int64], points: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.int64]:
+    """Frames that lend their mouths, as `choose_lenders` finds them at work, but never from within half a second of the target.
+
+    How good a lender a film has differs, so costs are multiplied by what is drawn for each frame.
+    """
+    faces = points[targets]
+    costs = lending_costs(points, faces, faces) * np.exp(LENDER_SPREAD * generator.standard_normal(len(points)))
+    away = np.abs(targets[:, None] - np.arange(len(points)))
+    far = np.where(away > FAR_FRAMES, costs, np.inf)
+    others = np.where(away > 0, costs, np.inf) if len(points) > 1 else costs
+    usable = np.isfinite(far).any(1).all()
+    return np.asarray(cheapest_path(far if usable else others), np.int64)
+
+
 class Painted(NamedTuple):
     """What the nets made of a batch; M frames."""
 
     latents: Tensor  # (M, C, 32, 32)
     images: Tensor  # (M, 3, 256, 256) in [-1, 1]: painted from row JUDGED_FROM_PX down, real above
-    reference: Tensor  # (M, C, 32, 32), moved
+    lent: Tensor  # (M, 3, 176, 256) what the U-Net paints over, from row 80 down
 
 
 class LiteStage:
@@ -232,37 +273,40 @@ class LiteStage:
 
     def paint(self, networks: Nets, flat: LiteBatch, real: Tensor) -> Painted:
         """The nets at work on M frames; everything before the U-Net is frozen."""
-        with unlearned(real.device):
+        with torch.no_grad():
             autoencoder = with_decoder(self.autoencoder, networks)
-            masked = self.autoencoder.encode(hidden(real)).float()
-            reference = self.autoencoder.encode(to_images(flat.mixed)).float()
-            moves: Moves = self.mover(reference, flat.codes)
-            moved = move_lips(autoencoder, reference, moves)
-        answer = networks["unet"](masked, moved, moves.maps, flat.codes + CODE_NOISE * flat.noise)
+            masked, own, lender = (
+                self.autoencoder.encode(images).float() for images in (hidden(real), to_images(flat.own), to_images(flat.lender))
+            )
+            lent = lend_lips(autoencoder, own, lender, flat.own_points, flat.lending, flat.points)
+        answer = networks["unet"](masked, lent.latents, lent.maps, flat.codes + CODE_NOISE * flat.noise)
         lower = answer[:, :, DECODED_FROM:] * self.autoencoder.std + self.autoencoder.mean
         decoder = networks.get("decoder", self.autoencoder.decoder)
         painted = decoder(lower.contiguous(memory_format=torch.channels_last)).float()
         below = painted[:, :, JUDGED_FROM_PX - 8 * DECODED_FROM :]  # the rows before are wrong for want of what is above them
-        return Painted(answer, torch.cat([real[:, :, :JUDGED_FROM_PX], below], 2), moved)
+        return Painted(answer, torch.cat([real[:, :, :JUDGED_FROM_PX], below], 2), lent.picture)
 
     def validate(self, networks: Nets) -> Validation | None:
-        """Self-reconstruction with lips told, codes without noise; `ceiling` is the autoencoder alone."""
+        """Self-reconstruction with lips told, codes without noise; `lent` is what is painted over, `ceiling` the autoencoder alone."""
         if not self.held:
             return None
         device = self.autoencoder.mean.device
-        shown, ceiling, cosines = [], [], []
+        shown, unpainted, ceiling, cosines = [], [], [], []
         for row in self.held:
             batch = LiteBatch(*(torch.as_tensor(part).to(device) for part in row))
             batch = batch._replace(noise=torch.zeros_like(batch.codes))
             real = to_images(batch.real)
             made = self.paint(networks, batch, real)
             rebuilt = with_decoder(self.autoencoder, networks).decode(self.autoencoder.encode(real)).float()
-            shown.append(Shown(hidden(real), to_images(batch.mixed), made.images, real))
-            ceiling.append(Shown(hidden(real), real, rebuilt, real))
+            lent = torch.cat([real[:, :, : 8 * MOVED_FROM], made.lent], 2)
+            shown.append(Shown(hidden(real), lent, made.images, real))
+            unpainted.append(Shown(hidden(real), lent, lent, real))
+            ceiling.append(Shown(hidden(real), lent, rebuilt, real))
             if self.judges.syncnet is not None:
                 cosines += [self._cosine(images, batch.sound[None]) for images in (made.images, real)]
         metrics = picture_metrics(shown)
-        metrics |= {f"ceiling_{name}": value for name, value in picture_metrics(ceiling).items()}
+        for name, others in (("lent", unpainted), ("ceiling", ceiling)):
+            metrics |= {f"{name}_{key}": value for key, value in picture_metrics(others).items()}
         if cosines:
             metrics |= {"sync": float(np.mean(cosines[::2])), "sync_real": float(np.mean(cosines[1::2]))}
         return Validation(metrics, {"held_out": strip(shown)})
@@ -295,14 +339,6 @@ def with_decoder(autoencoder: Autoencoder, networks: Nets) -> Autoencoder:
     return other
 
 
-@contextmanager
-def unlearned(device: torch.device) -> Iterator[None]:
-    """No gradients, and no autocast cache: a weight that is cast here first would stay without its gradient afterwards."""
-    on = torch.is_autocast_enabled(device.type)
-    with torch.no_grad(), torch.autocast(device.type, enabled=on, cache_enabled=False):
-        yield
-
-
 def to_images(crops_rgb: Tensor) -> Tensor:
     """(M, 256, 256, 3) uint8 -> (M, 3, 256, 256) in [-1, 1], channels last."""
     return crops_rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -317,21 +353,23 @@ def hidden(images: Tensor) -> Tensor:
 
 def with_lips_of(
     crop: NDArray[np.uint8], points: NDArray[np.float32], other: NDArray[np.uint8], other_points: NDArray[np.float32]
-) -> NDArray[np.uint8]:
-    """(256, 256, 3): a crop with the mouth and chin of another, as if the same frame had said something else.
+) -> Crops:
+    """A crop (256, 256, 3) with the mouth and chin of another, as if the same frame had said something else; and its points (68, 2).
 
     So that the net learns lips and nothing but lips: two frames of a clip differ in pose and light too, and those differences are
     most of the loss (0.1 of L1 for the nearest pair of an ordinary clip, hardly less with the pair aligned).
     """
-    near = similarity(other_points[STILL_POINTS], points[STILL_POINTS])
-    said = cv2.warpAffine(other, near, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    moved = other_points @ near[:, :2].T + near[:, 2]
+    onto = similarity(other_points[STILL], points[STILL])
+    said = cv2.warpAffine(other, onto, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = other_points @ onto[:, :2].T + onto[:, 2]
     alpha = lower_face(points, moved)[96:, :, None]
     light = (crop[64:128, 64:192].mean((0, 1)) - said[64:128, 64:192].mean((0, 1))).astype(np.float32)
-    mixed = crop.copy()
+    mixed, speaking = crop.copy(), points.copy()
     lower = mixed[96:] * (1 - alpha) + (said[96:] + light) * alpha
     mixed[96:] = np.clip(np.rint(lower), 0, 255).astype(np.uint8)
-    return mixed
+    changed = [*JAW_SHARES, *MOUTH]
+    speaking[changed] = moved[changed]
+    return Crops(mixed, speaking)
 
 
 def cell_weight(mouths: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, DistributedType, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, send_to_device
+from accelerate.utils import InitProcessGroupKwargs, send_to_device
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.data import DataLoader, Dataset
@@ -417,7 +417,7 @@ def _accelerator(config: LoopConfig, cpu: bool) -> Accelerator:
     if AcceleratorState._shared_state:  # a second run in one process may have other settings
         AcceleratorState._reset_state()
         GradientState._reset_state()
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), InitProcessGroupKwargs(timeout=timedelta(hours=2))]
+    handlers = [InitProcessGroupKwargs(timeout=timedelta(hours=2))]  # others wait while the first validates
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=config.precision,

@@ -54,6 +54,9 @@ VIDEO_SUFFIXES = {
 MANIFEST, SETTINGS = "manifest.jsonl", "prepare.json"
 EVERY_S = 5.0  # between two lines of progress
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# glibc 2.36 raises its threshold for mmap to the largest block ever freed; pictures that several threads share then tear its heaps,
+# and a process grows by 125 KB a 720p frame (22 GB in two hours). With the threshold fixed it stays at 430 MB.
+M_MMAP_THRESHOLD, MMAP_FROM_BYTES = -3, 1 << 17  # <malloc.h>
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +219,10 @@ def _start_worker(out: Path, config: PrepareConfig) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; our parent says what becomes of it
     if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphans after kill -9 on our parent
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # no orphans after kill -9 on our parent
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_THRESHOLD, MMAP_FROM_BYTES)
     cv2.setNumThreads(1)
     if config.speech:
         import torch

@@ -26,7 +26,7 @@ from musetalk_cli.crop import CROP_PX, MASK_ROW, crop_face
 from musetalk_cli.errors import InputError
 from musetalk_cli.models.syncnet import FRAMES, SyncNet, SyncNetConfig
 from musetalk_cli.training import losses
-from musetalk_cli.training.dataset import FEATURES, INFERENCE_MARGIN, Sample, iterate_frames
+from musetalk_cli.training.dataset import INFERENCE_MARGIN, Sample, iterate_frames
 from musetalk_cli.training.loop import Answer, LoopConfig, Nets, Pair
 from musetalk_cli.training.report import Validation
 from musetalk_cli.training.validation import area_under_curve
@@ -119,10 +119,9 @@ class SyncRows:
 
 
 def sync_rows(samples: Sequence[Sample], cache: Path, config: SyncConfig) -> SyncRows:
-    """Rows of the samples that are long enough and have a voice."""
+    """Rows of samples that have 16 frames and more, and a voice."""
     sizes = config.sizes()
-    usable = tuple(sample for sample in samples if sample.frames >= FRAMES and (sample.folder / FEATURES).exists())
-    return SyncRows(usable, cache / CACHE, config, sizes.pool, hearing(sizes.audio))
+    return SyncRows(tuple(samples), cache / CACHE, config, sizes.pool, hearing(sizes.audio))
 
 
 def lower_halves(sample: Sample, cache: Path, shrink: int) -> NDArray[np.uint8]:
@@ -208,8 +207,8 @@ class SyncTrainee:
             voices.append(voice.float())
             places.append(rows.samples[index].identity)
         heard, people = torch.stack(voices), np.array(places)
-        cosine = torch.einsum("nd,nsd->ns", torch.stack(faces), heard).cpu().numpy()
-        across = (torch.stack(faces) @ heard[:, 0].T).cpu().numpy()
+        cosine = torch.einsum("nd,nsd->ns", torch.stack(faces), heard).float().cpu().numpy()
+        across = (torch.stack(faces) @ heard[:, 0].T).float().cpu().numpy()
         return cosine[:, 0], cosine[:, 1:].ravel(), across[people[:, None] != people[None]]
 
 

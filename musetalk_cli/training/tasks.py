@@ -12,16 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import nn
 
 from musetalk_cli import weights
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.models.discriminator import SMALL, DiscriminatorConfig
 from musetalk_cli.models.lite import CONFIG_FILE, HEARD_LAYER, LiteConfig, load_lite_whisper, read_config
-from musetalk_cli.models.syncnet import SyncNet, load_syncnet, save_syncnet
+from musetalk_cli.models.syncnet import FRAMES, SyncNet, load_syncnet, save_syncnet
+from musetalk_cli.models.vae import load_vae
 from musetalk_cli.training.config import PRESETS, PerceptualConfig, StageConfig, Stages, stage_of
 from musetalk_cli.training.data import CROPS, face_clips, fit_basis, read_clips
-from musetalk_cli.training.dataset import Sample, read_samples
+from musetalk_cli.training.dataset import FEATURES, Sample, read_samples
 from musetalk_cli.training.judges import Judges, check_sync
 from musetalk_cli.training.lite_autoencoder import AutoencoderConfig, AutoencoderTrainee, finished, piece_rows
 from musetalk_cli.training.lite_export import open_parts, write_lite
@@ -30,6 +32,7 @@ from musetalk_cli.training.lite_mover import FaceRows, FinderPass, MoverConfig, 
 from musetalk_cli.training.lite_stage import AUGMENT, FACE_SHRINK, LITE, LiteStage, LiteTrainable, lite_rows
 from musetalk_cli.training.loop import LoopConfig, Nets, Precision, Trainee
 from musetalk_cli.training.losses import load_perceptual
+from musetalk_cli.training.published_stage import PublishedOptions, PublishedStage, open_unet, published_rows, write_unet
 from musetalk_cli.training.runs import Recipe, overridden, plain, restored
 from musetalk_cli.training.syncnet_stage import SyncConfig, SyncTrainee, sync_rows
 from musetalk_cli.training.windows import Augment, WindowRows, hearing
@@ -112,9 +115,11 @@ def recipe_of(
     chosen = "" if not stage else preset if preset != "auto" else ("lite" if model == "lite" else "paper")
     init = init or (str(weights.embedded_lite()) if model == "lite" and task != "syncnet" else "")
     settings = settings_of(task, model, chosen)
-    options: Any = (
-        LiteOptions(read_config(Path(init) / CONFIG_FILE), decoder=task == "stage2") if model == "lite" and init else None
-    )
+    options: Any = None
+    if model == "published":
+        options = PublishedOptions()
+    elif init and task != "syncnet":
+        options = LiteOptions(read_config(Path(init) / CONFIG_FILE), decoder=task == "stage2")
     prefix = "loop." if hasattr(settings, "loop") else ""
     given = [f"{prefix}{name}={value}" for name, value in flags.items() if value is not None]
     for assignment in (*given, *assignments):
@@ -122,9 +127,23 @@ def recipe_of(
             options = overridden(options, [assignment])
         else:
             settings = overridden(settings, [assignment])
-    files = [str(Path(name).resolve()) if name else "" for name in (init, syncnet, perceptual)]
-    names = tuple(str(path.resolve()) for path in sets)
-    return Recipe(task, model, chosen, names, *files, precision, by_minutes, plain(settings), plain(options) or {})
+    return Recipe(
+        task,
+        model,
+        chosen,
+        sets=tuple(str(path.resolve()) for path in sets),
+        init=_absolute(init),
+        syncnet=_absolute(syncnet),
+        perceptual=_absolute(perceptual),
+        precision=precision,
+        by_minutes=by_minutes,
+        settings=plain(settings),
+        options=plain(options) or {},
+    )
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if name else ""
 
 
 def build(recipe: Recipe, out: Path, how: How) -> Task:
@@ -141,6 +160,8 @@ def build(recipe: Recipe, out: Path, how: How) -> Task:
         ("mover", "lite"): _mover,
         ("stage1", "lite"): _lite_stage,
         ("stage2", "lite"): _lite_stage,
+        ("stage1", "published"): _published_stage,
+        ("stage2", "published"): _published_stage,
     }
     builder = builders.get((recipe.task, recipe.model))
     if builder is None:
@@ -217,7 +238,7 @@ def _lite_stage(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], 
     judges = judges_of(stage, recipe, options.face_shrink)
     hear = hearing(judges.syncnet.config.audio) if judges.syncnet is not None else None
     basis = basis_of(parts.mover)
-    samples, held = ([sample for sample in some if _face_px(sample) >= stage.min_face_px] for some in (samples, held))
+    samples, held = (_usable(some, stage.frames, hear is not None, stage.min_face_px) for some in (samples, held))
     trainee = LiteStage(
         stage,
         LiteTrainable(parts.autoencoder, parts.mover, parts.unet),
@@ -237,13 +258,36 @@ def _lite_stage(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], 
     return Task(trainee, loop_of(stage, recipe, how), write, tuple(samples), tuple(held))
 
 
+def _published_stage(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held: Sequence[Sample]) -> Task:
+    stage, options = restored(StageConfig, recipe.settings), restored(PublishedOptions, recipe.options)
+    judges = judges_of(stage, recipe)
+    hear = hearing(judges.syncnet.config.audio) if judges.syncnet is not None else None
+    root = weights.folder()
+    config, file = (weights.locate(need, root) for need in (weights.VAE_CONFIG, weights.VAE))
+    samples, held = (_usable(some, stage.frames, True, stage.min_face_px) for some in (samples, held))
+    trainee = PublishedStage(
+        stage,
+        open_unet(recipe.init, options.config),
+        load_vae(config, file, torch.device("cpu"), torch.float32),
+        judges,
+        published_rows(samples, stage, hear),
+        published_rows(held, stage, hear) if held else None,
+        options,
+    )
+
+    def write(networks: Nets, folder: Path) -> None:
+        write_unet(networks["unet"], folder)
+
+    return Task(trainee, loop_of(stage, recipe, how), write, tuple(samples), tuple(held))
+
+
 def _autoencoder(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held: Sequence[Sample]) -> Task:
     config, options = restored(AutoencoderConfig, recipe.settings), restored(LiteOptions, recipe.options)
     parts = open_parts(Path(recipe.init), options.sizes, options.fresh)
     kind = PerceptualConfig(kind="lpips-alex")
     perceptual = load_perceptual(kind, _perceptual_file(recipe, kind)) if config.weights.vgg else None
     rows = piece_rows(samples, options.sizes.latent_channels)
-    views = WindowRows(tuple(held), 1, None, voiced=False) if held else None
+    views = WindowRows(tuple(held), 1, voiced=False) if held else None
     trainee = AutoencoderTrainee(config, parts.autoencoder, Judges("lsgan", "expand", perceptual), rows, views)
 
     def write(networks: Nets, folder: Path) -> None:
@@ -273,6 +317,7 @@ def _mover(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held:
 def _syncnet(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held: Sequence[Sample]) -> Task:
     config = restored(SyncConfig, recipe.settings)
     net = load_syncnet(Path(recipe.init), config=config.sizes()) if recipe.init else SyncNet(config.sizes())
+    samples, held = (_usable(some, FRAMES, True) for some in (samples, held))
     rows = sync_rows(samples, out / CACHE, config)
     views = sync_rows(held, out / CACHE, config) if held else None
     trainee = SyncTrainee(config, net, rows, views)
@@ -286,5 +331,12 @@ def _syncnet(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], hel
     return Task(trainee, _with_how(config.loop, recipe, how), write, rows.samples, views.samples if views else ())
 
 
-def _face_px(sample: Sample) -> float:
-    return float((sample.box[:, 2] - sample.box[:, 0]).mean())
+def _usable(samples: Sequence[Sample], frames: int, voiced: bool, face_px: float = 0) -> list[Sample]:
+    """Those with as many frames, a voice where one is needed, and a face as wide on average."""
+    return [
+        sample
+        for sample in samples
+        if sample.frames >= frames
+        and (not voiced or (sample.folder / FEATURES).exists())
+        and float((sample.box[:, 2] - sample.box[:, 0]).mean()) >= face_px
+    ]

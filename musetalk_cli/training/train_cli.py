@@ -3,6 +3,7 @@
 Imports nothing heavy at module level.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,8 @@ from musetalk_cli.errors import MissingError
 
 train_app = typer.Typer(
     name="train",
-    help="Train: from sets that `prepare` made to weights that `dub` uses. Run again, it goes on from the last checkpoint.",
+    help="Train: from sets that `prepare` made to weights that `dub` uses. Run again, it goes on from the last checkpoint."
+    " Several GPUs, processes or machines: torchrun --nproc-per-node N -m musetalk_cli train ...",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -288,7 +290,9 @@ def _train(what: _What, length: _Length, pace: _Pace) -> None:
     )
     how = How(length.minutes or 0.0, pace.workers, pace.log_every, pace.checkpoint_minutes, pace.quiet)
     with stop_on_signals(quiet=pace.quiet) as stop:
-        typer.echo(run_training(recipe, what.run, how, stop, cpu=pace.cpu, fresh=pace.fresh, changed=pace.changed))
+        model = run_training(recipe, what.run, how, stop, cpu=pace.cpu, fresh=pace.fresh, changed=pace.changed)
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(model)
 
 
 @contextmanager

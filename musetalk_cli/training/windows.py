@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.crop import CROP_PX, crop_face, face_box
+from musetalk_cli.crop import crop_face, face_box
 from musetalk_cli.errors import InputError
 from musetalk_cli.models.family import WINDOW, windows_at
 from musetalk_cli.models.syncnet import CONTEXT_TOKENS, WINDOW_TOKENS, windows_of_features, windows_of_speech
@@ -48,13 +48,18 @@ class ReferenceRule(Protocol):
     ) -> NDArray[np.int64]: ...
 
 
+class Crops(NamedTuple):
+    """F faces."""
+
+    rgb: NDArray[np.uint8]  # (F, 256, 256, 3)
+    points: NDArray[np.float32]  # (F, 68, 2) px in them
+
+
 class Window(NamedTuple):
     """F consecutive frames of one face."""
 
-    real: NDArray[np.uint8]  # (F, 256, 256, 3) RGB: what to paint
-    points: NDArray[np.float32]  # (F, 68, 2) px in it
-    reference: NDArray[np.uint8]  # (F, 256, 256, 3) RGB
-    reference_points: NDArray[np.float32]  # (F, 68, 2)
+    real: Crops  # what to paint
+    references: tuple[Crops, ...]  # a reference for each frame, by each rule
     heard: NDArray[np.float16]  # (F, 10, 5, 384) whisper windows
     sound: NDArray[np.float32]  # what a SyncNet hears of the window; (0,) where none listens
     sample: int  # which one
@@ -77,7 +82,7 @@ class WindowRows:
 
     samples: tuple[Sample, ...]
     frames: int
-    rule: ReferenceRule | None  # None: no references, arrays of no frames instead
+    rules: tuple[ReferenceRule, ...] = ()  # none: no references
     margin: MarginConfig = field(default_factory=MarginConfig)
     hear: Hear | None = None
     augment: Augment = Augment()
@@ -104,23 +109,29 @@ class WindowRows:
         """That window of that sample; references, margins and changes are drawn."""
         sample = self.samples[index]
         targets = start + np.arange(self.frames)
-        references = targets[:0] if self.rule is None else self.rule(targets, in_box(sample.landmarks, sample.box), random)
-        margins = draw_margins(
+        points = in_box(sample.landmarks, sample.box)
+        chosen = [rule(targets, points, random) for rule in self.rules]
+        margins = self._margins(random)
+        change = _drawn_change(self.augment, random)
+        pictures = read_frames(sample, np.concatenate([targets, *chosen]))
+        parts = np.split(pictures, len(chosen) + 1)
+        real, *references = (_crops(sample, *part, change) for part in zip((targets, *chosen), parts, margins, strict=True))
+        heard = self._heard(index, targets, random)
+        return Window(real, tuple(references), heard, self._sound(sample, start), index, targets)
+
+    def _margins(self, random: np.random.Generator) -> list[NDArray[np.int64]]:
+        """(F,) for the real frames, all alike, and for the references of each rule."""
+        config, rules = self.margin, len(self.rules)
+        drawn = draw_margins(
             1,
             random,
-            references=len(references),
-            mean_px=self.margin.mean_px,
-            std_px=self.margin.std_px,
-            shared=self.margin.shared,
-            rule=self.margin.rule,
+            references=self.frames * rules,
+            mean_px=config.mean_px,
+            std_px=config.std_px,
+            shared=config.shared,
+            rule=config.rule,
         )
-        change = _drawn_change(self.augment, random)
-        pictures = read_frames(sample, [*targets, *references])
-        real, points = _crops(sample, targets, pictures[: self.frames], np.repeat(margins.source, self.frames), change)
-        other, other_points = _crops(sample, references, pictures[self.frames :], margins.reference[0], change)
-        return Window(
-            real, points, other, other_points, self._heard(index, targets, random), self._sound(sample, start), index, targets
-        )
+        return [np.repeat(drawn.source, self.frames), *np.split(drawn.reference[0], max(rules, 1))[:rules]]
 
     def _usable(self, sample: Sample) -> bool:
         return sample.frames >= self.frames and (not self.voiced or (sample.folder / FEATURES).exists())
@@ -190,10 +201,8 @@ def _crops(
     pictures: NDArray[np.uint8],
     margins: NDArray[np.int64],
     change: _Change,
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """(K, 256, 256, 3) crops of the frames, and (K, 68, 2) points in them."""
-    if not len(frames):
-        return np.zeros((0, CROP_PX, CROP_PX, 3), np.uint8), np.zeros((0, 68, 2), np.float32)
+) -> Crops:
+    """The faces of those frames."""
     landmarks = sample.landmarks[frames]
     boxes = np.stack([sample.boxes(int(margin))[frame] for frame, margin in zip(frames, margins, strict=True)])
     if change.turn_deg:
@@ -204,7 +213,7 @@ def _crops(
         crops, points = crops[:, :, ::-1], points[:, MIRRORED] * np.array([-1, 1], np.float32) + np.array([256, 0], np.float32)
     if change.lift or (change.gain != 1).any():
         crops = np.clip(crops * change.gain + change.lift, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(crops), points.astype(np.float32)
+    return Crops(np.ascontiguousarray(crops), points.astype(np.float32))
 
 
 def _turned(
