@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from musetalk_cli import __version__
-from musetalk_cli.config import MaskMode, ModelName
+from musetalk_cli.config import MaskMode
 from musetalk_cli.errors import MissingError, MusetalkError, UsageError
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.training.cli import app as training_app
@@ -39,7 +39,15 @@ def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
 
 
 Film = Annotated[Path, typer.Argument(metavar="FILM", help="The film.")]
-Model = Annotated[ModelName, _option("--model", env="MODEL", help="auto: v15 where its weights were pulled, else lite.")]
+Model = Annotated[
+    str,
+    _option(
+        "--model",
+        env="MODEL",
+        metavar="auto|lite|v15|v1|DIR",
+        help="auto: v15 where its weights were pulled, else lite. DIR: what `musetalk train` made.",
+    ),
+]
 Weights = Annotated[Path | None, _option("--weights", env="WEIGHTS", metavar="DIR", help="Folder of pulled weights.")]
 Face = Annotated[str, _option("--face", env="FACE", help="Whom to dub: largest, all, or a picture of the person.")]
 Parsing = Annotated[

@@ -10,7 +10,7 @@ from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 MaskMode = Literal["jaw", "raw", "neck"]
-ModelName = Literal["auto", "lite", "v15", "v1"]
+MODELS = ("lite", "v15", "v1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +88,4 @@ class Runtime:
     batch_size: int = 0  # rows; 0: found from memory
     threads: int = 0  # torch threads; 0: all cores
     weights: Path | None = None  # folder of pulled weights
+    model: Path | None = None  # folder of a model that `musetalk train` made; its weights are named in ModelConfig

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from musetalk_cli import __version__, weights
 from musetalk_cli.config import (
+    MODELS,
     BlendConfig,
     DemuxConfig,
     DubConfig,
@@ -19,7 +20,6 @@ from musetalk_cli.config import (
     MaskConfig,
     MaskMode,
     ModelConfig,
-    ModelName,
     RemuxConfig,
     Runtime,
 )
@@ -36,7 +36,7 @@ LITE_CURE = "`musetalk weights pull v15` gets the published weights for release 
 class Choices:
     """The flags of `dub` that shape the picture and the pace, as the user gave them."""
 
-    model: ModelName = "auto"
+    model: str = "auto"  # auto | lite | v15 | v1 | a folder that `musetalk train` made
     weights: Path | None = None
     face: str = "largest"
     parsing_mode: MaskMode | None = None  # None: the model's own
@@ -85,21 +85,38 @@ def for_job(config: DubConfig, job: DubJob) -> DubConfig:
     return replace(config, blend=replace(config.blend, suffix=suffix), remux=remux)
 
 
-def choose_model(name: ModelName, root: Path, device: str) -> ModelConfig:
-    """auto: v15 where its files are all there, else lite. Raises MissingError for a published model whose files are not."""
+def choose_model(name: str, root: Path, device: str) -> ModelConfig:
+    """auto: v15 where its files are all there, else lite. name may be a folder of a trained model of either architecture.
+
+    Raises MissingError for a published model whose files are not there, UsageError for what is neither a model nor a folder of one.
+    """
     if name == "auto":
         name = "v15" if weights.complete("v15", root) else "lite"
     precision: Literal["fp32", "fp16"] = "fp16" if device.startswith("cuda") else "fp32"
-    if name == "lite":
-        folder = weights.embedded_lite()
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
+    own = trained_model(name)
+    if name == "lite" or (own is not None and weights.is_lite(own)):
+        files = weights.lite_files(own or weights.embedded_lite())
         return ModelConfig("lite", tuple((path.name, sha256_of(path)) for path in files), precision)
+    if own is not None:
+        return ModelConfig("v15", weights.fingerprint("v15", root, unet=own), precision)
     return ModelConfig(name, weights.fingerprint(name, root), precision)
+
+
+def trained_model(name: str) -> Path | None:
+    """The folder that `--model` names, None for a model's name. Raises UsageError for what is neither."""
+    if name in ("auto", *MODELS):
+        return None
+    folder = Path(name)
+    if weights.is_lite(folder) or weights.has_unet(folder):
+        return folder
+    fact = "a folder without a model" if folder.is_dir() else f"neither {', '.join(('auto', *MODELS))} nor a folder"
+    raise UsageError(f"--model {name}: {fact}", "give a folder that `musetalk train` made, or one of the names")
 
 
 def choose_runtime(choices: Choices) -> Runtime:
     """Where and how fast. Imports torch to see what devices there are."""
-    return Runtime(choose_device(choices.device), _batch_size(choices.batch_size), weights=choices.weights)
+    device, batch = choose_device(choices.device), _batch_size(choices.batch_size)
+    return Runtime(device, batch, weights=choices.weights, model=trained_model(choices.model))
 
 
 def choose_device(name: str) -> str:

@@ -171,10 +171,30 @@ def locate(need: Need, root: Path) -> Path:
     raise MissingError(f"{root / need[0].path}: not there", f"run `musetalk weights pull {_set_of(need)}`")
 
 
-def fingerprint(name: str, root: Path) -> tuple[tuple[str, str], ...]:
-    """(path, sha256) of the files that serve a set, as they lie on the disk: other weights, other results."""
-    paths = [locate(need, root) for need in _needs(name)]
-    return tuple((path.relative_to(root).as_posix(), sha256_of(path)) for path in paths)
+def fingerprint(name: str, root: Path, *, unet: Path | None = None) -> tuple[tuple[str, str], ...]:
+    """(path, sha256) of the files that serve a set, as they lie on the disk: other weights, other results.
+
+    unet: the folder of a trained U-Net, taken in place of the set's own.
+    """
+    places = [(need, unet if unet and need in (UNET_V15_CONFIG, UNET_V15) else root) for need in _needs(name)]
+    return tuple(
+        (path.relative_to(place).as_posix(), sha256_of(path)) for need, place in places for path in [locate(need, place)]
+    )
+
+
+def is_lite(folder: Path) -> bool:
+    """Whether a folder holds a model of lite's architecture."""
+    return (folder / "config.json").is_file() and (folder / "autoencoder.safetensors").is_file()
+
+
+def lite_files(folder: Path) -> list[Path]:
+    """The files of such a model that make its results."""
+    return sorted(path for path in folder.iterdir() if path.suffix == ".safetensors" or path.name == "config.json")
+
+
+def has_unet(folder: Path) -> bool:
+    """Whether a folder holds a U-Net of the published architecture, as v1.5's is laid out."""
+    return all(any((folder / file.path).is_file() for file in need) for need in (UNET_V15_CONFIG, UNET_V15))
 
 
 def pull(

@@ -113,15 +113,20 @@ class PublishedModel:
             return _on_cpu([_finite(autoencoder.encode, vae, torch.from_numpy(crops_rgb[rows])) for rows in splits])
 
 
-def load_published(name: str, folder: Path, device: torch.device, precision: str = "fp32") -> PublishedModel:
-    """v15 or v1 from a folder in MuseTalk's layout. Raises MissingError where a file is missing or is not what it should be."""
+def load_published(
+    name: str, folder: Path, device: torch.device, precision: str = "fp32", *, unet: Path | None = None
+) -> PublishedModel:
+    """v15 or v1 from a folder in MuseTalk's layout; the U-Net from another such folder where `unet` names one.
+
+    Raises MissingError where a file is missing or is not what it should be.
+    """
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("fp16 on the CPU", "choose fp32: a CPU is not faster with half precision")
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    files = [weights.locate(need, folder) for need in (*UNETS[name], *weights.AROUND_UNET[:4])]
-    unet_config, unet, vae_config, vae, whisper_config, whisper = files
+    unet_config, unet_file = (weights.locate(need, unet or folder) for need in UNETS[name])
+    vae_config, vae, whisper_config, whisper = (weights.locate(need, folder) for need in weights.AROUND_UNET[:4])
     nets = PublishedNets(
-        load_unet(unet_config, unet, device, dtype),
+        load_unet(unet_config, unet_file, device, dtype),
         autoencoder.load_vae(vae_config, vae, device, dtype),
         ear.load_whisper(whisper_config, whisper, device, dtype),
     )

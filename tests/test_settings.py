@@ -1,0 +1,68 @@
+"""From what the user chose to what the stages take: which model a name or a folder stands for."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from musetalk_cli import weights
+from musetalk_cli.errors import MissingError, UsageError
+from musetalk_cli.settings import Choices, choose_model, choose_runtime, dub_config
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A model folder as `musetalk train` leaves it, one byte of a net another."""
+    folder = Path(shutil.copytree(weights.embedded_lite(), tmp_path / "run" / "model"))
+    net = folder / "unet.safetensors"
+    net.write_bytes(net.read_bytes()[:-1] + b"\0")
+    return folder
+
+
+def test_folder_of_a_trained_lite_is_loaded_from_there_and_named_by_its_weights(trained: Path, tmp_path: Path) -> None:
+    own, shipped = (choose_model(name, tmp_path, "cpu") for name in (str(trained), "lite"))
+    assert own.name == shipped.name == "lite"
+    changed = {name for (name, digest), (_, other) in zip(own.weights, shipped.weights, strict=True) if digest != other}
+    assert changed == {"unet.safetensors"}
+    assert choose_runtime(Choices(model=str(trained), device="cpu")).model == trained
+    assert choose_runtime(Choices(model="lite", device="cpu")).model is None
+
+
+def test_card_beside_a_trained_model_names_no_other_results(trained: Path, tmp_path: Path) -> None:
+    before = choose_model(str(trained), tmp_path, "cpu")
+    (trained / "README.md").write_text("another card")
+    assert choose_model(str(trained), tmp_path, "cpu") == before
+
+
+def test_trained_unet_goes_with_the_published_nets_around_it(tmp_path: Path) -> None:
+    root, own = tmp_path / "weights", tmp_path / "model"
+    for need in weights.SETS["v15"]:
+        write(root / need[0].path, "published")
+    write(own / "musetalkV15/musetalk.json", "{}")
+    write(own / "musetalkV15/unet.safetensors", "ours")
+    config = choose_model(str(own), root, "cpu")
+    published = dict(choose_model("v15", root, "cpu").weights)
+    assert config.name == "v15"
+    ours = dict(config.weights)
+    assert "musetalkV15/unet.safetensors" in ours and "musetalkV15/unet.pth" not in ours
+    assert {name: digest for name, digest in ours.items() if "V15" not in name}.items() <= published.items()
+
+
+def test_trained_unet_without_the_nets_around_it_says_what_to_pull(tmp_path: Path) -> None:
+    write(tmp_path / "model/musetalkV15/musetalk.json", "{}")
+    write(tmp_path / "model/musetalkV15/unet.safetensors", "ours")
+    with pytest.raises(MissingError, match="sd-vae") as caught:
+        dub_config(Choices(model=str(tmp_path / "model"), weights=tmp_path), choose_runtime(Choices(device="cpu")))
+    assert "weights pull v15" in str(caught.value.cure)
+
+
+@pytest.mark.parametrize(("name", "fact"), [("v2", "nor a folder"), (".", "a folder without a model")])
+def test_what_is_no_model_is_refused(name: str, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=fact):
+        choose_model(name, tmp_path, "cpu")
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
