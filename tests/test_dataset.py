@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from musetalk_cli.errors import InputError, MissingError
-from musetalk_cli.training import dataset
 from musetalk_cli.training.dataset import (
     FRAMES,
     SAMPLE,
@@ -17,9 +16,7 @@ from musetalk_cli.training.dataset import (
     About,
     FrameWriter,
     Track,
-    crops_of,
     iterate_frames,
-    prepared_clip,
     read_frames,
     read_sample,
     read_samples,
@@ -105,17 +102,6 @@ def test_a_damaged_sample_is_told(tmp_path: Path, damage: str) -> None:
         np.savez(folder / TRACK, landmarks=np.array([{"pickled": 1}]), box=np.zeros(1), film=np.zeros(1))
     with pytest.raises(InputError, match="not a whole sample"):
         read_sample(folder)
-
-
-def test_crops_are_made_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _write(tmp_path, "a-0-0")
-    sample = read_samples([tmp_path])[0]
-    crops = crops_of(sample, tmp_path / "crops", every=8)
-    clip = prepared_clip(sample, every=8)
-    assert crops.shape == (5, 256, 256, 3) and clip.crop_frame.tolist() == [0, 8, 16, 24, 32]
-    assert clip.box[0].tolist() == [10, 20, 60, 80]
-    monkeypatch.setattr(dataset, "_decoded", lambda *_: pytest.fail("decoded again"))
-    np.testing.assert_array_equal(crops_of(sample, tmp_path / "crops", every=8), crops)
 
 
 def _write(

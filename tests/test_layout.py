@@ -24,7 +24,7 @@ RANKS = (
     ("stages",),
     ("training",),
     ("pipeline",),
-    ("contact_sheet", "settings", "session", "jobs", "inspection", "standing", "bench", "doctor"),
+    ("contact_sheet", "settings", "session", "jobs", "inspection", "standing", "bench", "doctor", "targets"),
     ("cli", "__main__"),
 )
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from musetalk_cli.crop import MASK_ROW
 from musetalk_cli.errors import MissingError
 from musetalk_cli.models.family import Lent
+from musetalk_cli.models.lip_codes import wanted_landmarks
 from musetalk_cli.models.lite import (
     LiteModel,
     from_rgb,
@@ -19,6 +21,7 @@ from musetalk_cli.models.lite import (
     lip_flow,
     lip_maps,
     load_lite,
+    read_basis,
     similarity,
     to_rgb,
     warp,
@@ -120,6 +123,17 @@ def test_files_of_another_version_are_refused(tmp_path: Path) -> None:
         load_lite(tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("change", ["absent", "longer"])
+def test_basis_of_other_tensors_is_refused(tmp_path: Path, change: str) -> None:
+    tensors = load_file(WEIGHTS / "basis.safetensors")
+    slope = tensors.pop("slope")
+    if change == "longer":
+        tensors["slope"] = torch.cat([slope, slope])
+    save_file(tensors, tmp_path / "basis.safetensors")
+    with pytest.raises(MissingError, match="not of this version"):
+        read_basis(tmp_path)
+
+
 def test_files_are_small_and_those_of_the_manifest() -> None:
     rows = json.loads((WEIGHTS / "manifest.json").read_text())["files"]
     shipped = {path.name for path in WEIGHTS.glob("*.safetensors")}
@@ -194,8 +208,8 @@ def test_warp_takes_each_pixel_from_where_the_flow_says() -> None:
 
 
 def test_code_of_a_closed_mouth_closes_it(model: LiteModel) -> None:
-    mover = model.nets.mover
-    wanted = mover.wanted(_mouth(opened_px=30), torch.zeros(1, 8))
+    points, closed = _mouth(opened_px=30).numpy(), np.zeros((1, 8), np.float32)
+    wanted = wanted_landmarks(points, closed, np.zeros(1, np.int16), model.nets.basis)
     gap = wanted[0, 66, 1] - wanted[0, 62, 1]
     assert abs(float(gap)) < 4, f"inner lips {float(gap):.1f} px apart"
 

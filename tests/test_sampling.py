@@ -12,7 +12,6 @@ from musetalk_cli.training.sampling import (
     LIPS,
     draw_margins,
     draw_references,
-    in_box,
     informative_frames,
     lip_region,
     released_lip_region,
@@ -178,13 +177,6 @@ def test_lip_region_has_one_size_for_any_mouth() -> None:
 )
 def test_released_lip_region_follows_the_mouths_width(x: float, y: float, width: float, expected: tuple[int, ...]) -> None:
     assert tuple(released_lip_region(mouth(x, y, width, 30))) == expected
-
-
-def test_points_are_in_their_box_whatever_its_shape() -> None:
-    landmarks = np.zeros((2, 68, 2), np.float32)
-    landmarks[:] = (60, 45)
-    boxes = np.array([[10, 20, 110, 70], [60, 45, 70, 60]])
-    np.testing.assert_allclose(in_box(landmarks, boxes)[:, 0], [[128, 128], [0, 0]])
 
 
 def mouth(x: float, y: float, width: float, height: float) -> NDArray[np.float32]:

@@ -20,14 +20,14 @@ from made_set import make_set
 from safetensors.torch import load_file, save_file
 
 from musetalk_cli.cli import run
-from musetalk_cli.errors import MissingError, UsageError
+from musetalk_cli.errors import InputError, MissingError, UsageError
 from musetalk_cli.models.lite import LiteConfig, load_lite
 from musetalk_cli.models.published import load_published
 from musetalk_cli.models.syncnet import SyncNet, SyncNetConfig, load_syncnet, save_syncnet
 from musetalk_cli.training import syncnet_stage
 from musetalk_cli.training.checkpoint import load_checkpoint, newest
 from musetalk_cli.training.config import StageConfig
-from musetalk_cli.training.lite_export import LiteParts, open_parts, write_lite
+from musetalk_cli.training.lite_export import open_parts, write_lite
 from musetalk_cli.training.lite_stage import LITE
 from musetalk_cli.training.published_stage import open_unet
 from musetalk_cli.training.report import read_metrics
@@ -65,11 +65,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A lite model of toy size; whisper is the embedded one's, and so is the basis of lip codes."""
     torch.manual_seed(0)
     folder, embedded = tmp_path_factory.mktemp("toy") / "model", embedded_lite()
-    parts = open_parts(embedded, TOY, ("autoencoder", "lips", "unet", "mover"))
-    shipped = load_file(embedded / "mover.safetensors")
-    for name in ("template", "slope", "shapes", "spread"):
-        getattr(parts.mover, name).copy_(shipped[name].float())
-    write_lite(LiteParts(*parts), TOY, embedded, folder)
+    write_lite(open_parts(embedded, TOY, ("autoencoder", "lips", "unet")), TOY, embedded, folder)
     return folder
 
 
@@ -208,17 +204,33 @@ def test_syncnet_trains_and_is_validated_on_both_kinds_of_wrong_voice(tmp_path: 
     assert net.config == SyncNetConfig.small()
 
 
-def test_autoencoder_mover_and_lips_hand_on_a_whole_model(made: Path, toy: Path, tmp_path: Path) -> None:
+def test_autoencoder_and_lips_hand_on_a_whole_model(made: Path, toy: Path, tmp_path: Path) -> None:
     coder = ["--steps", 1, "--batch", 2, "--threads", 1, "-q", "--set", "weights.vgg=0", "--set", "weights.adv_face=0.1"]
     assert _train("autoencoder", tmp_path / "a", made, "--init", toy, *coder, "--set", "loop.validate_every=1") == 0
-    assert _train("mover", tmp_path / "m", made, "--init", tmp_path / "a" / "model", "--steps", 1, "--batch", 2, "-q") == 0
     sets = make_set(tmp_path / "set", people=3, frames=40, held_out=0)
     lips = ["--set", "epochs=1", "--set", "rounds=1", "-q"]
-    assert _train("lips", tmp_path / "l", sets, "--init", tmp_path / "m" / "model", *lips) == 0
-    load_lite(tmp_path / "l" / "model", torch.device("cpu"))
-    before, after = (load_file(folder / "mover.safetensors") for folder in (toy, tmp_path / "l" / "model"))
-    assert not torch.equal(before["finder.0.weight"], after["finder.0.weight"])
-    assert torch.equal(before["template"], after["template"])
+    assert _train("lips", tmp_path / "l", sets, "--init", tmp_path / "a" / "model", *lips) == 0
+    assert _train("lips", tmp_path / "b", sets, "--init", tmp_path / "a" / "model", *lips, "--set", "fit_basis=true") == 0
+    before, coder, same, fitted = (load_lite(folder, torch.device("cpu")).nets for folder in (toy, *_models(tmp_path, "alb")))
+    for nets, alike in ((coder, True), (same, True), (fitted, False)):
+        assert np.array_equal(nets.basis.template, before.basis.template) == alike
+        assert np.array_equal(nets.basis.spread, before.basis.spread) == alike
+    assert torch.equal(coder.lips.token_mean, before.lips.token_mean) and not torch.equal(
+        same.lips.token_mean, before.lips.token_mean
+    )
+    assert torch.equal(same.autoencoder.mean, coder.autoencoder.mean) and not torch.equal(
+        coder.autoencoder.mean, before.autoencoder.mean
+    )
+
+
+def _models(folder: Path, runs: str) -> list[Path]:
+    return [folder / name / "model" for name in runs]
+
+
+def test_lips_without_a_sample_to_train_on_are_refused(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held = make_set(tmp_path / "set", people=1, frames=8, held_out=1)
+    assert _train("lips", tmp_path / "run", held, "--init", toy, "-q") == InputError.exit_code
+    assert "no sample of the split train" in capsys.readouterr().err
 
 
 def test_decoder_only_leaves_latents_as_they_are(made: Path, toy: Path, tmp_path: Path) -> None:

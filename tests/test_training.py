@@ -6,23 +6,10 @@ import torch
 
 from musetalk_cli.metrics.lips import correlation, opening, shifted_correlation
 from musetalk_cli.models.lip_codes import CODE_SIZE, lip_codes
-from musetalk_cli.training.data import fit_basis, windows_of
+from musetalk_cli.training.data import fit_basis
 from musetalk_cli.training.lite_lips import VoiceClip, fold_of, in_step
 from musetalk_cli.training.lite_stage import cut_out, lip_windows, pixel_weight
 from musetalk_cli.training.losses import weighted_l1
-
-
-@pytest.mark.parametrize(("frame", "first"), [(2, 0), (3, 2), (10, 16)])
-def test_window_holds_four_tokens_before_and_six_from_the_frame(frame: int, first: int) -> None:
-    features = np.arange(100, dtype=np.float16)[:, None, None].repeat(5, 1).repeat(384, 2)
-    window = windows_of(features, np.array([frame]))
-    np.testing.assert_array_equal(window[0, :, 0, 0], np.arange(first, first + 10))
-
-
-def test_window_is_zero_outside_the_voice() -> None:
-    window = windows_of(np.ones((20, 5, 384), np.float16), np.array([0, 9]))
-    assert window[0, :4].max() == 0 and window[0, 4:].min() == 1
-    assert window[1, 6:].max() == 0
 
 
 def test_lip_code_opens_with_the_mouth_wherever_the_face_is() -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.landmarks import INNER_PAIRS, JAW_SHARES, MOUTH, RIGID
+from musetalk_cli.landmarks import INNER_PAIRS, JAW_SHARES, MIRRORED, MOUTH, RIGID
 
-MIRRORED = np.array([6, 5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 16, 15, 14, 13, 12, 19, 18, 17])  # of MOUTH
+MIRRORED_MOUTH = MIRRORED[MOUTH] - MOUTH[0]  # within MOUTH
+MOUTH_NUMBERS = 2 * (len(MOUTH) + 1)  # of a mouth with its chin
 SHAPES = 7
 CODE_SIZE = 1 + SHAPES
 CODE_LIMIT = 4.0
@@ -82,7 +83,7 @@ def mouth_shapes(landmarks: NDArray[np.float32], template: NDArray[np.float32]) 
     """(F, 68, 2) -> (F, 42): mouth and chin in the face's own frame, left and right made equal: a mirrored face is the same."""
     points = canonical(landmarks, template)
     mouth, middle = points[:, MOUTH], template[RIGID, 0].mean()
-    mirrored = mouth[:, MIRRORED] * np.array([-1, 1], np.float32) + np.array([2 * middle, 0], np.float32)
+    mirrored = mouth[:, MIRRORED_MOUTH] * np.array([-1, 1], np.float32) + np.array([2 * middle, 0], np.float32)
     chin = points[:, 8:9] * np.array([0, 1], np.float32)
     return np.asarray(np.concatenate([(mouth + mirrored) / 2, chin], 1).reshape(len(points), -1), np.float32)
 

@@ -2,13 +2,15 @@
 
     speech (S,) -> whisper-tiny encoder -> (T, 5, 384)                                   listen
     crop (256, 256, 3) -> encoder -> masked, reference (16, 32, 32) each                 encode
-    window (10, 5, 384) -> lip encoder -> lip code; reference, lip code -> lip mover -> moved reference
-    [masked, moved reference, outline of the mouth], lip code -> U-Net -> latent     infer
+    windows (N, 10, 5, 384) -> lip encoder -> lip codes
+    landmarks (N, 68, 2), lip codes, basis -> wanted landmarks, whose mouth each row borrows    plan
+    reference, lender's reference, landmarks -> mouth laid on and moved -> lent reference
+    [masked, lent reference, outline of the mouth], lip code -> U-Net -> latent              infer
     latent -> decoder -> (256, 256, 3)                                                   decode
 
 One step, timestep 0, no noise, as in the paper; what differs is the size, the autoencoder, a lip code between voice and U-Net, and
-that the picture is moved by geometry before the U-Net paints it: see weights/lite/README.md.
-Knows nothing of films, boxes or stages.
+that a mouth is borrowed and moved by geometry before the U-Net paints: see weights/lite/README.md. Landmarks are those of the
+analysis. Knows nothing of films, boxes or stages.
 """
 
 import json
@@ -25,10 +27,10 @@ from torch.nn import functional
 
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
-from musetalk_cli.landmarks import INNER_PAIRS, JAW, JAW_SHARES, MOUTH, RIGID, STILL
+from musetalk_cli.landmarks import JAW, JAW_SHARES, MOUTH, STILL
 from musetalk_cli.models.family import WINDOW, Lent, Plan
 from musetalk_cli.models.lenders import choose_lenders
-from musetalk_cli.models.lip_codes import CodeBasis, wanted_landmarks
+from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
 from musetalk_cli.models.whisper import WIDTH, hidden_states
 
 if TYPE_CHECKING:
@@ -46,11 +48,12 @@ KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that 
 
 AUTOENCODER_FILES = ("autoencoder.safetensors",)
 LIPS_FILES = ("lips.safetensors",)
-MOVER_FILES = ("mover.safetensors",)
+BASIS_FILE = "basis.safetensors"
 UNET_FILES = ("unet.safetensors",)
 WHISPER_FILES = ("whisper.safetensors",)
-FILES = (*AUTOENCODER_FILES, *LIPS_FILES, *MOVER_FILES, *UNET_FILES, *WHISPER_FILES)
+FILES = (*AUTOENCODER_FILES, *LIPS_FILES, BASIS_FILE, *UNET_FILES, *WHISPER_FILES)
 CONFIG_FILE = "config.json"
+BASIS_SHAPES = {"template": (68, 2), "slope": (MOUTH_NUMBERS,), "shapes": (SHAPES, MOUTH_NUMBERS), "spread": (CODE_SIZE,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,93 +209,6 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     return (y0 + part * (y1 - y0)).T
 
 
-class Moves(NamedTuple):
-    """How a face's picture moves for a lip code, and where its mouth is then."""
-
-    flow: Tensor  # (N, 2, 64, 64) px: how far right and down the same is found now
-    maps: (
-        Tensor  # (N, 3, 64, 64): inside of the mouth 0..1; way to the upper and to the lower inner lip, -1..1, positive below it
-    )
-    opened: Tensor  # (N, 1, 64, 64): inside of the mouth that was not to be seen before, 0..1
-
-
-class LipMover(nn.Module):
-    """Where the lips are and where a lip code wants them: (N, 16, 32, 32), (N, code) -> Moves.
-
-    A small net finds the 68 landmarks in the latent; the rest is geometry. Mouths are compared in the face's own frame, an affine
-    map away from the crop: `template` is the mean face there, `slope` what one eye distance of opening moves, `shapes` the
-    principal components of the rest, `spread` the unit of each number of a code.
-    """
-
-    template: Tensor
-    slope: Tensor
-    shapes: Tensor
-    spread: Tensor
-    mean: Tensor
-
-    def __init__(self, config: LiteConfig) -> None:
-        super().__init__()
-        self.finder = nn.Sequential(
-            nn.Conv2d(config.latent_channels, 48, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(48, 96, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(96, 128, 3, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Dropout(0.1),
-            nn.Flatten(),
-            nn.Linear(128 * 8 * 8, 128),
-            nn.SiLU(),
-            nn.Linear(128, 136),
-        )
-        self.register_buffer("mean", torch.zeros(68, 2))
-        self.register_buffer("template", torch.zeros(68, 2))
-        self.register_buffer("slope", torch.zeros(42))
-        self.register_buffer("shapes", torch.zeros(config.code_size - 1, 42))
-        self.register_buffer("spread", torch.ones(config.code_size))
-
-    def basis(self) -> CodeBasis:
-        """How landmarks and lip codes go together."""
-        buffers = (self.template, self.slope, self.shapes, self.spread)
-        return CodeBasis(*(buffer.cpu().numpy().astype(np.float32) for buffer in buffers))
-
-    def landmarks(self, latents: Tensor) -> Tensor:
-        """(N, 16, 32, 32) -> (N, 68, 2) px in the crop."""
-        away: Tensor = self.finder(latents).float().view(-1, 68, 2)
-        return self.mean + 8 * away
-
-    def forward(self, reference: Tensor, codes: Tensor) -> Moves:
-        found = self.landmarks(reference)
-        wanted = self.wanted(found, codes.float())
-        flow, maps = lip_flow(wanted, found), lip_maps(wanted)
-        before = warp(lip_maps(found)[:, :1], flow / 4)
-        return Moves(flow, maps, (maps[:, :1] - before).clamp(0, 1))
-
-    def wanted(self, found: Tensor, codes: Tensor) -> Tensor:
-        """(N, 68, 2) landmarks, (N, code) -> the landmarks of the same face with those lips."""
-        to_face = self._to_face(found)
-        opened = self._openings(found @ to_face)
-        change = (codes[:, :1] * self.spread[0] - opened[:, None]) * self.slope
-        change = change + (codes[:, 1:] * self.spread[1:]) @ self.shapes
-        moves = change.view(-1, 21, 2) @ torch.linalg.inv(to_face)
-        wanted = found.clone()
-        wanted[:, MOUTH] += moves[:, :20]
-        for point, share in JAW_SHARES.items():
-            wanted[:, point] += share * moves[:, 20]
-        return wanted
-
-    def _to_face(self, points: Tensor) -> Tensor:
-        """(N, 2, 2): the linear part of the affine map that fits the rigid points to the template best."""
-        rigid, goal = points[:, RIGID], self.template[RIGID]
-        rigid, goal = rigid - rigid.mean(1, keepdim=True), goal - goal.mean(0)
-        linear: Tensor = torch.linalg.solve(rigid.mT @ rigid + 1e-3 * torch.eye(2, device=points.device), rigid.mT @ goal)
-        return linear
-
-    def _openings(self, points: Tensor) -> Tensor:
-        gaps = [(points[:, low] - points[:, high]).norm(dim=1) for high, low in INNER_PAIRS]
-        return torch.stack(gaps).mean(0)
-
-
 def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
     """(N, 68, 2) twice -> (N, 2, 64, 64): how far away in px a crop with points `found` shows what one with `wanted` has here.
 
@@ -311,7 +227,7 @@ def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
 
 
 def lip_maps(points: Tensor) -> Tensor:
-    """(N, 68, 2) px -> (N, 3, 64, 64), the maps of Moves: the inner lips as two lines from corner to corner."""
+    """(N, 68, 2) px -> (N, 3, 64, 64), the maps of Lending: the inner lips as two lines from corner to corner."""
     cells = torch.arange(64, dtype=points.dtype, device=points.device) * 4 + 1.5
     lines = []
     for line in ([60, 61, 62, 63, 64], [60, 67, 66, 65, 64]):
@@ -325,9 +241,9 @@ def lip_maps(points: Tensor) -> Tensor:
 
 
 class LipUNet(nn.Module):
-    """[masked, moved reference, maps] and lip codes -> the latent of the answer, in one step, painted onto the reference.
+    """[masked, lent reference, maps] and lip codes -> the latent of the answer, in one step, painted onto the reference.
 
-    At work the reference is the frame itself: lips are moved beforehand, the net paints what moving leaves wrong.
+    The reference is the frame itself with a borrowed mouth, see `lend_lips`; the net paints what borrowing leaves wrong.
     """
 
     def __init__(self, config: LiteConfig) -> None:
@@ -348,20 +264,6 @@ class LipUNet(nn.Module):
         out: Tensor = self.unet(cells, step, tokens, class_labels=spread, return_dict=False)[0]
         paint = functional.pixel_shuffle(out.float(), 2)
         return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
-
-
-def move_lips(autoencoder: Autoencoder, reference: Tensor, moves: Moves) -> Tensor:
-    """The latent of the reference with its picture moved, and what opens put in shadow; nothing moves above the mask."""
-    picture = autoencoder.decode(reference[:, :, MOVED_FROM:]).float()
-    rows = torch.arange(8 * MOVED_FROM, CROP_PX, device=picture.device)
-    allowed = ((rows - MASK_ROW + 8) / 12).clamp(0, 1).view(1, 1, -1, 1)
-    flow, opened = (
-        functional.interpolate(part.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
-        for part in (moves.flow, moves.opened)
-    )
-    moved = (warp(picture, allowed * flow) + 1) * (1 - SHADOW * opened) - 1
-    lower = autoencoder.encode(moved.contiguous(memory_format=torch.channels_last)).float()
-    return torch.cat([reference[:, :, :KEPT_TO], lower[:, :, KEPT_TO - MOVED_FROM :]], 2)
 
 
 class Lending(NamedTuple):
@@ -475,11 +377,11 @@ def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
 
 
 class LiteNets(NamedTuple):
-    """The five nets, ready to work."""
+    """The four nets, ready to work, and what lip codes mean."""
 
     autoencoder: Autoencoder
     lips: LipEncoder
-    mover: LipMover
+    basis: CodeBasis
     unet: LipUNet
     whisper: "WhisperEncoder"
 
@@ -506,7 +408,7 @@ class LiteModel:
 
     def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
         """Lips where the voice wants them, and for each row the one of the same person whose mouth is nearest to that."""
-        wanted = wanted_landmarks(points, self.lip_codes(windows), track, self.nets.mover.basis())
+        wanted = wanted_landmarks(points, self.lip_codes(windows), track, self.nets.basis)
         return Plan(wanted, choose_lenders(points, wanted, track))
 
     def infer(
@@ -582,13 +484,21 @@ def load_lite(folder: Path, device: torch.device) -> LiteModel:
     """The embedded model from a folder of `config.json` and the weight files."""
     check_files(folder)
     config = read_config(folder / CONFIG_FILE)
-    autoencoder, lips, mover, unet = Autoencoder(config), LipEncoder(config), LipMover(config), LipUNet(config)
-    for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (mover, MOVER_FILES), (unet, UNET_FILES)):
+    autoencoder, lips, unet = Autoencoder(config), LipEncoder(config), LipUNet(config)
+    for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (unet, UNET_FILES)):
         _fill(net, folder, names)
         net.eval().requires_grad_(False).to(device)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
-    nets = LiteNets(autoencoder, lips, mover, unet, load_lite_whisper(folder).to(device))
+    nets = LiteNets(autoencoder, lips, read_basis(folder), unet, load_lite_whisper(folder).to(device))
     return LiteModel(nets, device, latent_channels=config.latent_channels)
+
+
+def read_basis(folder: Path) -> CodeBasis:
+    """The basis of lip codes of a model folder. Raises MissingError where its tensors are not those of this version."""
+    tensors = _read(folder, (BASIS_FILE,))
+    if {name: tuple(value.shape) for name, value in tensors.items()} != BASIS_SHAPES:
+        raise MissingError(f"{folder / BASIS_FILE}: not of this version of the embedded model", "install the package again")
+    return CodeBasis(**{name: value.numpy() for name, value in tensors.items()})
 
 
 def load_lite_whisper(folder: Path) -> "WhisperEncoder":

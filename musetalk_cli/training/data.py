@@ -1,29 +1,18 @@
-"""Lips in numbers, and samples as lite's small nets see them. In: sets. Out: a basis of lip codes, lip codes, clips with their crops.
+"""What training works out from landmarks. In: landmarks of clips. Out: a basis of lip codes, how faces lie on each other, where lips are.
 
-68 landmarks -> mouth in the face's own frame -> opening + 7 shape numbers
+Knows no files, pictures or nets.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.landmarks import JAW, in_crop
-from musetalk_cli.models.lip_codes import SHAPES, CodeBasis, lip_codes, mouth_shapes, openings
-from musetalk_cli.training.dataset import PreparedClip, Sample, crops_of, prepared_clip, read_samples
-
-CROPS = "crops"  # folder of a run
+from musetalk_cli.landmarks import JAW
+from musetalk_cli.models.lip_codes import SHAPES, CodeBasis, mouth_shapes, openings
 
 
-def read_clips(folders: list[Path]) -> Iterator[tuple[Sample, PreparedClip]]:
-    """All samples of sets that are trained on, held-out identities left out."""
-    for sample in read_samples(folders, "train"):
-        yield sample, prepared_clip(sample)
-
-
-def fit_basis(landmarks: list[NDArray[np.float32]]) -> CodeBasis:
+def fit_basis(landmarks: Sequence[NDArray[np.float32]]) -> CodeBasis:
     """The basis of many clips: (F, 68, 2) each, NaN where there is no face."""
     faces = [clip[~np.isnan(clip[:, 0, 0])] for clip in landmarks]
     template = _mean_face(faces)
@@ -53,15 +42,6 @@ def _mean_face(faces: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.asarray(mean, np.float32)
 
 
-def windows_of(features: NDArray[np.float16], frames: NDArray[np.integer], fps: int = 25) -> NDArray[np.float16]:
-    """(T, 5, 384) -> (N, 10, 5, 384): tokens [2i - 4, 2i + 6) of 25 fps frames; zeros outside the voice."""
-    first = (50 * frames.astype(np.int64)) // fps - 4
-    index = first[:, None] + np.arange(10)
-    inside = (index >= 0) & (index < len(features))
-    found = features[np.clip(index, 0, max(len(features) - 1, 0))]
-    return np.asarray(np.where(inside[..., None, None], found, 0), np.float16)
-
-
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     """(2, 3): shift, turn and scale that carry points onto others best."""
     a, b = one.mean(0).astype(np.float64), other.mean(0).astype(np.float64)
@@ -80,29 +60,3 @@ def lower_face(points: NDArray[np.floating], others: NDArray[np.floating]) -> ND
     line = np.arange(256, dtype=np.float32)
     away = np.square((line - centre_x) / half_x) + ((line - centre_y) / half_y)[:, None] ** 4
     return np.asarray(np.clip((1.2 - away) / 0.4, 0, 1), np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class FaceClip:
-    """The frames of a clip that have crops. K rows."""
-
-    name: str
-    crops: NDArray[np.uint8]  # (K, 256, 256, 3), mapped
-    points: NDArray[np.float32]  # (K, 68, 2) in the crop
-    codes: NDArray[np.float32]  # (K, CODE_SIZE)
-    frame: NDArray[np.int32]  # (K,)
-
-    @property
-    def rows(self) -> int:
-        return len(self.frame)
-
-
-def face_clips(folders: list[Path], basis: CodeBasis, crops: Path) -> list[FaceClip]:
-    """All clips with enough frames; their crops are kept in the folder `crops`. Those hardly seen to speak are closed mouths."""
-    found = []
-    for sample, clip in read_clips(folders):
-        rows = clip.crop_frame
-        codes = lip_codes(clip.landmarks, basis)[rows]
-        if len(rows) >= 8 and not np.isnan(codes).any():
-            found.append(FaceClip(clip.name, crops_of(sample, crops), in_crop(clip.landmarks[rows], clip.box[rows]), codes, rows))
-    return found

@@ -11,7 +11,6 @@ No pickle anywhere. Knows nothing of films, detectors or networks.
 """
 
 import json
-import os
 import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.crop import crop_face
 from musetalk_cli.errors import InputError, MissingError
 from musetalk_cli.media.ffmpeg import media_url
 
@@ -244,47 +242,3 @@ def _decoded(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[n
                     break
             if at == number:
                 yield number, decode_jpeg(bytes(packet))
-
-
-# As the training of the lite nets sees a sample: faces as crops, kept ready on disk.
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedClip:
-    """One sample. F frames at 25 fps; K of them have crops."""
-
-    name: str
-    identity: str
-    landmarks: NDArray[np.float32]  # (F, 68, 2) px of the sample's frames
-    box: NDArray[np.int32]  # (F, 4) as the face stage has them, margin included
-    crop_frame: NDArray[np.int32]  # (K,)
-    features: NDArray[np.float16]  # (T, 5, 384), T = 0 where the clip has no speech
-    speech: NDArray[np.float32]  # (S,) 16 kHz, S = 0 likewise
-
-
-def prepared_clip(sample: Sample, every: int = 2) -> PreparedClip:
-    """A sample as a PreparedClip; crops of every n-th frame."""
-    return PreparedClip(
-        sample.name,
-        sample.identity,
-        sample.landmarks,
-        sample.boxes(INFERENCE_MARGIN),
-        np.arange(0, sample.frames, every, dtype=np.int32),
-        sample.features(),
-        sample.speech(),
-    )
-
-
-def crops_of(sample: Sample, cache: Path, *, every: int = 2, margin: int = INFERENCE_MARGIN) -> NDArray[np.uint8]:
-    """(K, 256, 256, 3) RGB crops of every n-th frame, mapped; made once and kept in `cache`, a folder, as a `.npy`."""
-    path = cache / f"{sample.folder.parent.parent.name}.{sample.name}.{every}.{margin}.crops.npy"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        boxes = sample.boxes(margin)
-        wanted = range(0, sample.frames, every)
-        crops = np.stack([crop_face(rgb, boxes[i]) for i, rgb in _decoded(sample.folder / FRAMES, wanted)])
-        beside = path.with_name(f"{UNFINISHED}{os.getpid()}.{path.name}")
-        np.save(beside, crops)
-        os.replace(beside, path)
-    mapped: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return mapped

@@ -1,4 +1,4 @@
-"""A lite model from and to a folder. In: nets, sizes. Out: float16 safetensors, config, manifest: what `musetalk dub` loads.
+"""A lite model from and to a folder. In: nets, basis of lip codes, sizes. Out: safetensors, config, manifest: what `musetalk dub` loads.
 
 Training begins with a folder and ends with one: nets that a run does not train are handed on as they are.
 """
@@ -8,40 +8,44 @@ import json
 import os
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from musetalk_cli.errors import UsageError
+from musetalk_cli.models.lip_codes import CodeBasis
 from musetalk_cli.models.lite import (
     AUTOENCODER_FILES,
+    BASIS_FILE,
     CONFIG_FILE,
     FILES,
     LIPS_FILES,
-    MOVER_FILES,
     UNET_FILES,
     WHISPER_FILES,
     Autoencoder,
     LipEncoder,
-    LipMover,
     LipUNet,
     LiteConfig,
     check_files,
+    read_basis,
     write_config,
 )
 
 MANIFEST_FILE = "manifest.json"
+NET_FILES = {"autoencoder": AUTOENCODER_FILES, "lips": LIPS_FILES, "unet": UNET_FILES}
 
 
 class LiteParts(NamedTuple):
-    """The nets of a lite model that can be trained, in float32."""
+    """What of a lite model can be trained, in float32."""
 
     autoencoder: Autoencoder
     lips: LipEncoder
-    mover: LipMover
     unet: LipUNet
+    basis: CodeBasis
 
 
 def open_parts(folder: Path, sizes: LiteConfig, fresh: Collection[str] = ()) -> LiteParts:
@@ -49,21 +53,23 @@ def open_parts(folder: Path, sizes: LiteConfig, fresh: Collection[str] = ()) -> 
 
     Raises MissingError where a file is not there, UsageError for a name that is no net.
     """
-    if unknown := set(fresh) - set(LiteParts._fields):
-        raise UsageError(f"no net is called {', '.join(sorted(unknown))}", f"choose of {', '.join(LiteParts._fields)}")
+    if unknown := set(fresh) - set(NET_FILES):
+        raise UsageError(f"no net is called {', '.join(sorted(unknown))}", f"choose of {', '.join(NET_FILES)}")
     check_files(folder)
-    nets = LiteParts(Autoencoder(sizes), LipEncoder(sizes), LipMover(sizes), LipUNet(sizes))
-    for name, net, files in zip(LiteParts._fields, nets, (AUTOENCODER_FILES, LIPS_FILES, MOVER_FILES, UNET_FILES), strict=True):
+    parts = LiteParts(Autoencoder(sizes), LipEncoder(sizes), LipUNet(sizes), read_basis(folder))
+    for name, files in NET_FILES.items():
         if name not in fresh:
-            _fill_where_it_fits(net, {key: value.float() for file in files for key, value in load_file(folder / file).items()})
-    return nets
+            tensors = {key: value.float() for file in files for key, value in load_file(folder / file).items()}
+            _fill_where_it_fits(getattr(parts, name), tensors)
+    return parts
 
 
 def write_lite(parts: LiteParts, sizes: LiteConfig, init: Path, folder: Path) -> None:
     """A whole model into a new folder; whisper comes from the model that training began with."""
     folder.mkdir(parents=True)
-    for net, files in zip(parts, (AUTOENCODER_FILES, LIPS_FILES, MOVER_FILES, UNET_FILES), strict=True):
-        _save(net.state_dict(), folder, files)
+    for name, files in NET_FILES.items():
+        _save(getattr(parts, name).state_dict(), folder, files)
+    _save({name: torch.from_numpy(value) for name, value in asdict(parts.basis).items()}, folder, (BASIS_FILE,))
     for name in WHISPER_FILES:
         shutil.copyfile(init / name, folder / name)
     write_config(folder / CONFIG_FILE, sizes)

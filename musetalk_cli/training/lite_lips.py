@@ -1,4 +1,4 @@
-"""The lip encoder of the lite family. In: prepared clips with speech. Out: a LipEncoder from whisper windows to lip codes.
+"""The lip encoder of the lite family. In: samples with speech, a basis of lip codes. Out: a LipEncoder from whisper windows to lip codes.
 
     1. one net for each fold of people, on all other people; the fold it has not seen tells when to stop
     2. what the nets say of people they have not seen shows which clips are out of step: those are shifted or left out
@@ -8,10 +8,9 @@
 Targets are in units of each speaker's own habit, so that the nets learn speech and not faces.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +23,7 @@ from musetalk_cli.metrics.lips import correlation, shifted_correlation
 from musetalk_cli.models.lip_codes import CodeBasis, lip_codes
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
 from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
-from musetalk_cli.training.data import read_clips
+from musetalk_cli.training.dataset import Sample
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -39,6 +38,7 @@ MIRROR_GAIN = 1.5  # most that the knots may stretch a number
 class LipsConfig:
     """Length and strength of the fit."""
 
+    fit_basis: bool = False  # a basis of lip codes from these samples first; the U-Net was told of other numbers: `stage1` next
     epochs: int = 8
     batch: int = 256
     rate: float = 1e-3
@@ -74,13 +74,13 @@ class VoiceClip:
         return np.where(inside[:, None], self.tokens[np.clip(index, 0, len(self.tokens) - 1)], np.float16(0))
 
 
-def voice_clips(folders: list[Path], basis: CodeBasis) -> list[VoiceClip]:
-    """The clips that have a voice and a face most of the time."""
+def voice_clips(samples: Sequence[Sample], basis: CodeBasis) -> list[VoiceClip]:
+    """The samples that have a voice and a face most of the time."""
     found = []
-    for _, clip in read_clips(folders):
-        codes = lip_codes(clip.landmarks, basis)
-        if len(clip.features) and np.mean(~np.isnan(codes[:, 0])) > 0.7:
-            found.append(VoiceClip(clip.name, clip.identity, clip.features[:, HEARD_LAYER], codes))
+    for sample in samples:
+        codes, features = lip_codes(sample.landmarks, basis), sample.features()
+        if len(features) and np.mean(~np.isnan(codes[:, 0])) > 0.7:
+            found.append(VoiceClip(sample.name, sample.identity, features[:, HEARD_LAYER], codes))
     return found
 
 

@@ -27,7 +27,7 @@ from musetalk_cli.landmarks import JAW_SHARES, MOUTH, STILL
 from musetalk_cli.models.discriminator import SMALL, DiscriminatorConfig
 from musetalk_cli.models.lenders import cheapest_path, lending_costs
 from musetalk_cli.models.lip_codes import CodeBasis, lip_codes
-from musetalk_cli.models.lite import MOVED_FROM, Autoencoder, LipMover, LipUNet, lend_lips
+from musetalk_cli.models.lite import MOVED_FROM, Autoencoder, LipUNet, lend_lips
 from musetalk_cli.training.config import LossWeights, MarginConfig, PerceptualConfig, ReferenceConfig, StageConfig, Stages
 from musetalk_cli.training.data import lower_face, similarity
 from musetalk_cli.training.dataset import Sample
@@ -232,7 +232,7 @@ class LiteStage:
         discriminator: DiscriminatorConfig = SMALL,
     ) -> None:
         self.config, self.judges, self.rows = config, judges, rows
-        self.autoencoder, self.mover = nets.autoencoder.eval().requires_grad_(False), nets.mover.eval().requires_grad_(False)
+        self.autoencoder = nets.autoencoder.eval().requires_grad_(False)
         self.networks: Nets = {"unet": nets.unet}
         if decoder:
             self.networks = {"unet": nets.unet, "decoder": nets.autoencoder.decoder.requires_grad_(True)}
@@ -247,7 +247,6 @@ class LiteStage:
 
     def to(self, device: torch.device) -> None:
         self.autoencoder.to(device)
-        self.mover.to(device)
         self.judges.to(device)
 
     def generator_terms(self, networks: Nets, discriminators: Nets, batch: LiteBatch, weights: Mapping[str, float]) -> Answer:
@@ -325,7 +324,6 @@ class LiteTrainable(NamedTuple):
     """The nets of a lite model that a stage needs."""
 
     autoencoder: Autoencoder
-    mover: LipMover
     unet: LipUNet
 
 

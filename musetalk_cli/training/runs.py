@@ -27,7 +27,7 @@ S = TypeVar("S")
 class Recipe:
     """Everything that a run follows from, but for the samples themselves."""
 
-    task: str  # autoencoder | mover | lips | syncnet | stage1 | stage2
+    task: str  # autoencoder | lips | syncnet | stage1 | stage2
     model: str  # lite | published
     preset: str
     sets: tuple[str, ...]

@@ -33,12 +33,6 @@ class Margins(NamedTuple):
     reference: NDArray[np.int64]  # (N, K)
 
 
-def in_box(landmarks: NDArray[np.floating], boxes: NDArray[np.integer]) -> NDArray[np.float32]:
-    """(K, 68, 2) pixels and (K, 4) boxes x1 y1 x2 y2 -> (K, 68, 2) in each box's own 256 px, x and y scaled apart."""
-    corner, size = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-    return np.asarray((landmarks - corner) / np.maximum(size, 1) * CROP_PX, np.float32)
-
-
 def draw_references(
     targets: NDArray[np.integer],
     points: NDArray[np.floating],
@@ -47,7 +41,7 @@ def draw_references(
     rule: ReferenceRule = "informative",
     share: float = 0.5,
 ) -> NDArray[np.int64]:
-    """(M,) frames of a clip -> (M,) frames to refer to. points: (K, 68, 2) of the whole clip, see `in_box`.
+    """(M,) frames of a clip -> (M,) frames to refer to. points: (K, 68, 2) of the whole clip, see `in_crop`.
 
     informative: any of `informative_frames`, all alike. random: any other frame. released: what the official code does, see
     `_released_references`; a window is all of `targets`. A clip of one frame refers to itself.
@@ -65,7 +59,7 @@ def draw_references(
 def informative_frames(target: int, points: NDArray[np.floating], share: float = 0.5) -> NDArray[np.int64]:
     """Frames that are worth referring to for `target`, those with the least like lips first. Section 3.3 of the paper.
 
-    points: (K, 68, 2) of a clip, see `in_box`. The k = share * K frames nearest by the chin (points 0 to 16) that are also among
+    points: (K, 68, 2) of a clip, see `in_crop`. The k = share * K frames nearest by the chin (points 0 to 16) that are also among
     the k furthest by the inner lips (60 to 67), by the mean distance of points. Where the two sets do not meet, k grows until they
     do, on which the paper is silent: the result is empty only for a clip of one frame. Never the target itself.
     """

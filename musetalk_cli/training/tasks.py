@@ -1,8 +1,14 @@
 """What can be trained, put together. In: a Recipe, sets. Out: a Task: a Trainee, the loop's settings, and how its nets are written.
 
-    autoencoder, mover, lips, stage1, stage2 of lite     a model folder in, a model folder out
-    stage1, stage2 of the published architecture         MuseTalk's layout of weights in, the same out
-    syncnet                                              syncnet.safetensors
+    autoencoder of lite                              crops -> autoencoder
+    lips of lite                                     whisper's states, landmarks -> lip encoder, basis of lip codes
+    stage1 of lite                                   all of that -> U-Net
+    syncnet                                          the expert of stage 2: syncnet.safetensors
+    stage2 of lite                                   U-Net and decoder, sharper and in step
+    stage1, stage2 of the published architecture     MuseTalk's layout of weights in, the same out
+
+Those of lite are listed in the order in which each builds on the one before. Each takes a whole model folder (the embedded one, or
+that of the task before) and leaves another.
 
 The only place of training that knows which net needs which rows and judges.
 """
@@ -13,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
 
 from musetalk_cli import weights
 from musetalk_cli.errors import InputError, UsageError
@@ -22,13 +27,12 @@ from musetalk_cli.models.lite import CONFIG_FILE, HEARD_LAYER, LiteConfig, load_
 from musetalk_cli.models.syncnet import FRAMES, SyncNet, load_syncnet, save_syncnet
 from musetalk_cli.models.vae import load_vae
 from musetalk_cli.training.config import PRESETS, PerceptualConfig, StageConfig, Stages, stage_of
-from musetalk_cli.training.data import CROPS, face_clips, fit_basis, read_clips
+from musetalk_cli.training.data import fit_basis
 from musetalk_cli.training.dataset import FEATURES, Sample, read_samples
 from musetalk_cli.training.judges import Judges, check_sync
 from musetalk_cli.training.lite_autoencoder import AutoencoderConfig, AutoencoderTrainee, finished, piece_rows
 from musetalk_cli.training.lite_export import open_parts, write_lite
 from musetalk_cli.training.lite_lips import LipsConfig, fit_lips, silent_tokens, voice_clips
-from musetalk_cli.training.lite_mover import FaceRows, FinderPass, MoverConfig, MoverTrainee, basis_of, clip_latents, set_geometry
 from musetalk_cli.training.lite_stage import AUGMENT, FACE_SHRINK, LITE, LiteStage, LiteTrainable, lite_rows
 from musetalk_cli.training.loop import LoopConfig, Nets, Precision, Trainee
 from musetalk_cli.training.losses import load_perceptual
@@ -46,7 +50,7 @@ class LiteOptions:
     """What lite has beside the settings of a stage."""
 
     sizes: LiteConfig
-    fresh: tuple[str, ...] = ()  # nets that begin anew: autoencoder, lips, mover, unet
+    fresh: tuple[str, ...] = ()  # nets that begin anew: autoencoder, lips, unet
     decoder: bool = False  # train the decoder too
     augment: Augment = field(default_factory=lambda: AUGMENT)
     face_shrink: int = FACE_SHRINK
@@ -85,8 +89,6 @@ def settings_of(task: str, model: str, preset: str) -> Any:
             return stage_of(preset, task)
         case ("autoencoder", _):
             return AutoencoderConfig()
-        case ("mover", _):
-            return MoverConfig()
         case ("lips", _):
             return LipsConfig()
         case _:
@@ -148,16 +150,11 @@ def _absolute(name: str) -> str:
 
 def build(recipe: Recipe, out: Path, how: How) -> Task:
     """The task that a recipe names. Raises MissingError, InputError or UsageError for what it lacks."""
-    samples, held = (tuple(read_samples([Path(name) for name in recipe.sets], split)) for split in ("train", "val"))
-    if not samples:
-        raise InputError(
-            f"{', '.join(recipe.sets)}: no sample of the split train", "prepare more films, or hold fewer people back"
-        )
+    samples, held = _trained_on(recipe), tuple(read_samples([Path(name) for name in recipe.sets], "val"))
     torch.manual_seed(recipe.settings.get("seed", recipe.settings.get("loop", {}).get("seed", 0)))  # of nets that begin anew
     builders = {
         ("syncnet", "lite"): _syncnet,
         ("autoencoder", "lite"): _autoencoder,
-        ("mover", "lite"): _mover,
         ("stage1", "lite"): _lite_stage,
         ("stage2", "lite"): _lite_stage,
         ("stage1", "published"): _published_stage,
@@ -170,13 +167,25 @@ def build(recipe: Recipe, out: Path, how: How) -> Task:
 
 
 def fit_lips_of(recipe: Recipe, folder: Path) -> None:
-    """The lip encoder: no loop, a fit in folds by person. Writes the whole model."""
-    init, options = Path(recipe.init), restored(LiteOptions, recipe.options)
+    """The lip encoder, and before it the basis where the settings say so: no loop, a fit in folds by person. Writes the whole model.
+
+    Raises InputError where there is no sample.
+    """
+    config, options = restored(LipsConfig, recipe.settings), restored(LiteOptions, recipe.options)
+    init, samples = Path(recipe.init), _trained_on(recipe)
     parts = open_parts(init, options.sizes, options.fresh)
+    basis = fit_basis([sample.landmarks for sample in samples]) if config.fit_basis else parts.basis
     silence = silent_tokens(load_lite_whisper(init))[:, HEARD_LAYER]
-    clips = voice_clips([Path(name) for name in recipe.sets], basis_of(parts.mover))
-    encoder = fit_lips(clips, silence, options.sizes, restored(LipsConfig, recipe.settings))
-    write_lite(parts._replace(lips=encoder), options.sizes, init, folder)
+    encoder = fit_lips(voice_clips(samples, basis), silence, options.sizes, config)
+    write_lite(parts._replace(lips=encoder, basis=basis), options.sizes, init, folder)
+
+
+def _trained_on(recipe: Recipe) -> tuple[Sample, ...]:
+    samples = tuple(read_samples([Path(name) for name in recipe.sets], "train"))
+    if not samples:
+        fact = f"{', '.join(recipe.sets)}: no sample of the split train"
+        raise InputError(fact, "prepare more films, or hold fewer people back")
+    return samples
 
 
 def loop_of(stage: StageConfig, recipe: Recipe, how: How) -> LoopConfig:
@@ -237,14 +246,13 @@ def _lite_stage(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], 
     parts = open_parts(Path(recipe.init), options.sizes, options.fresh)
     judges = judges_of(stage, recipe, options.face_shrink)
     hear = hearing(judges.syncnet.config.audio) if judges.syncnet is not None else None
-    basis = basis_of(parts.mover)
     samples, held = (_usable(some, stage.frames, hear is not None, stage.min_face_px) for some in (samples, held))
     trainee = LiteStage(
         stage,
-        LiteTrainable(parts.autoencoder, parts.mover, parts.unet),
+        LiteTrainable(parts.autoencoder, parts.unet),
         judges,
-        lite_rows(samples, basis, stage, hear, options.augment),
-        lite_rows(held, basis, stage, hear) if held else None,
+        lite_rows(samples, parts.basis, stage, hear, options.augment),
+        lite_rows(held, parts.basis, stage, hear) if held else None,
         decoder=options.decoder,
         discriminator=options.discriminator,
     )
@@ -295,23 +303,6 @@ def _autoencoder(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample],
         write_lite(parts._replace(autoencoder=net), options.sizes, Path(recipe.init), folder)
 
     return Task(trainee, _with_how(config.loop, recipe, how), write, tuple(samples), tuple(held))
-
-
-def _mover(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held: Sequence[Sample]) -> Task:
-    config, options = restored(MoverConfig, recipe.settings), restored(LiteOptions, recipe.options)
-    parts, sets = open_parts(Path(recipe.init), options.sizes, options.fresh), [Path(name) for name in recipe.sets]
-    basis = fit_basis([clip.landmarks for _, clip in read_clips(sets)]) if config.fit_basis else basis_of(parts.mover)
-    clips = face_clips(sets, basis, out / CACHE / CROPS)
-    set_geometry(parts.mover, clips, basis)
-    latents = [clip_latents(clip, parts.autoencoder, out / CACHE / "latents") for clip in clips]
-    trainee = MoverTrainee(parts.mover, FaceRows(clips, latents))
-
-    def write(networks: Nets, folder: Path) -> None:
-        net: nn.Module = networks["mover"]
-        assert isinstance(net, FinderPass)
-        write_lite(parts._replace(mover=net.mover), options.sizes, Path(recipe.init), folder)
-
-    return Task(trainee, _with_how(config.loop, recipe, how), write, tuple(samples), ())
 
 
 def _syncnet(recipe: Recipe, out: Path, how: How, samples: Sequence[Sample], held: Sequence[Sample]) -> Task:

@@ -16,6 +16,7 @@ from musetalk_cli.errors import MissingError
 train_app = typer.Typer(
     name="train",
     help="Train: from sets that `prepare` made to weights that `dub` uses. Run again, it goes on from the last checkpoint."
+    " Lite anew, each with --init of the one before: autoencoder, lips, stage1, stage2; syncnet makes the expert of stage2."
     " Several GPUs, processes or machines: torchrun --nproc-per-node N -m musetalk_cli train ...",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -174,32 +175,10 @@ def autoencoder(
     changed: Changed = False,
     quiet: Quiet = False,
 ) -> None:
-    """Lite's autoencoder. --set decoder_only=true leaves the latents as they are; else train mover, lips and stage1 after it."""
+    """Lite's autoencoder. --set decoder_only=true leaves the latents as they are; else train stage1 after it."""
     what = _What("autoencoder", run, sets, init=init, perceptual=perceptual)
     length = _Length(steps, minutes, batch, accumulate, precision, assignments, seed)
     _train(what, length, _Pace(workers, threads, log_every, checkpoint_minutes, cpu, fresh, changed, quiet))
-
-
-@train_app.command()
-def mover(
-    run: Run,
-    sets: Sets,
-    init: Init = "",
-    steps: Steps = None,
-    minutes: Minutes = None,
-    batch: Batch = None,
-    assignments: Set = [],  # noqa: B006
-    seed: Seed = None,
-    threads: Threads = 0,
-    log_every: LogEvery = 200,
-    cpu: Cpu = False,
-    fresh: Fresh = False,
-    changed: Changed = False,
-    quiet: Quiet = False,
-) -> None:
-    """Lite's finder of landmarks in latents. --set fit_basis=true: lip codes anew, after which lips must be fitted again."""
-    what, length = _What("mover", run, sets, init=init), _Length(steps, minutes, batch, None, None, assignments, seed)
-    _train(what, length, _Pace(0, threads, log_every, 5.0, cpu, fresh, changed, quiet))
 
 
 @train_app.command()
@@ -214,7 +193,10 @@ def lips(
     changed: Changed = False,
     quiet: Quiet = False,
 ) -> None:
-    """Lite's lip encoder, from whisper's states to lip codes: a fit in folds by person, minutes long."""
+    """Lite's lip encoder, from whisper's states to lip codes: a fit in folds by person, minutes long.
+
+    --set fit_basis=true: first, what lip codes are, from these samples; the U-Net has to learn them in stage1 then.
+    """
     what, length = _What("lips", run, sets, init=init), _Length(None, None, None, None, None, assignments, seed)
     _train(what, length, _Pace(0, threads, 50, 5.0, True, fresh, changed, quiet))
 

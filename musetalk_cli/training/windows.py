@@ -17,25 +17,13 @@ from numpy.typing import NDArray
 
 from musetalk_cli.crop import crop_face, face_box
 from musetalk_cli.errors import InputError
+from musetalk_cli.landmarks import MIRRORED, in_crop
 from musetalk_cli.models.family import WINDOW, windows_at
 from musetalk_cli.models.syncnet import CONTEXT_TOKENS, WINDOW_TOKENS, windows_of_features, windows_of_speech
 from musetalk_cli.models.whisper import STATES, WIDTH
 from musetalk_cli.training.config import MarginConfig, ReferenceConfig
 from musetalk_cli.training.dataset import FEATURES, FPS, Sample, read_frames
-from musetalk_cli.training.sampling import draw_margins, draw_references, in_box
-
-MIRRORED = np.array(  # point i of a mirrored face is point MIRRORED[i] of the face
-    [
-        *range(16, -1, -1),
-        *range(26, 16, -1),
-        *range(27, 31),
-        *range(35, 30, -1),
-        *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-        *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),
-        *(64, 63, 62, 61, 60, 67, 66, 65),
-    ],
-    np.intp,
-)
+from musetalk_cli.training.sampling import draw_margins, draw_references
 
 Hear = Callable[[Sample, int], NDArray[np.float32]]  # a sample and a first frame -> what a SyncNet hears of the window
 
@@ -109,7 +97,7 @@ class WindowRows:
         """That window of that sample; references, margins and changes are drawn."""
         sample = self.samples[index]
         targets = start + np.arange(self.frames)
-        points = in_box(sample.landmarks, sample.box)
+        points = in_crop(sample.landmarks, sample.box)
         chosen = [rule(targets, points, random) for rule in self.rules]
         margins = self._margins(random)
         change = _drawn_change(self.augment, random)
@@ -208,7 +196,7 @@ def _crops(
     if change.turn_deg:
         pictures, landmarks, boxes = _turned(pictures, landmarks, boxes, margins, change.turn_deg)
     crops = np.stack([crop_face(picture, box) for picture, box in zip(pictures, boxes, strict=True)])
-    points = in_box(landmarks, boxes)
+    points = in_crop(landmarks, boxes)
     if change.flip:
         crops, points = crops[:, :, ::-1], points[:, MIRRORED] * np.array([-1, 1], np.float32) + np.array([256, 0], np.float32)
     if change.lift or (change.gain != 1).any():
