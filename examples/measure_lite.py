@@ -177,7 +177,7 @@ def dub(film: Path, voice: Path, output: Path) -> Path:
 def frames_25fps(film: Path) -> Iterator[NDArray[np.uint8]]:
     with av.open(str(film)) as container:
         for frame in container.decode(video=0):
-            yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def ffmpeg(*arguments: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from musetalk_cli.jobs import dub_film
+from musetalk_cli.jobs import Existing, dub_film
 from musetalk_cli.session import JOURNAL, Place, Voice
 from musetalk_cli.settings import Choices
 from musetalk_cli.types import DubJob
@@ -46,7 +46,7 @@ def bench_film(film: Path, audio: Path, choices: Choices, *, quiet: bool) -> Ben
     with TemporaryDirectory(prefix="musetalk-bench-") as name:
         folder = Path(name)
         job = DubJob(film, audio, folder / f"film{film.suffix}")
-        dub_film([job], choices, Place(folder / "work"), Voice(quiet=quiet), skip_existing=False)
+        dub_film([job], choices, Place(folder / "work"), Voice(quiet=quiet), Existing())
         with (folder / "work" / JOURNAL).open(encoding="utf-8") as journal:
             return measured(film, [json.loads(line) for line in journal])
 

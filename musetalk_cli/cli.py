@@ -5,6 +5,7 @@ The only place that exits. Imports nothing heavy at module level, so that `muset
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,20 +16,23 @@ import typer
 
 from musetalk_cli import __version__
 from musetalk_cli.config import MaskMode
-from musetalk_cli.errors import MissingError, MusetalkError, UsageError
+from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, UsageError
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.training.cli import app as training_app
 from musetalk_cli.training.train_cli import train_app
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 app = typer.Typer(
     name="musetalk",
     help="Lip-sync for film: give a film a new voice, and its lips follow.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
 )
-weights_app = typer.Typer(name="weights", help="Model files: what is here, and getting more.", no_args_is_help=True)
+weights_app = typer.Typer(
+    name="weights", help="Model files: what is here, and getting more.", no_args_is_help=True, context_settings=CONTEXT
+)
 app.add_typer(weights_app)
 app.add_typer(training_app)
 app.add_typer(train_app)
@@ -38,7 +42,14 @@ def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
     return typer.Option(*names, envvar=f"MUSETALK_{env}" if env else None, help=help, **more)
 
 
-Film = Annotated[Path, typer.Argument(metavar="FILM", help="The film.")]
+def _path(text: str) -> Path:
+    """A path that somebody wrote: an unset variable of a script must not mean the current folder."""
+    if not text:
+        raise typer.BadParameter("its path is empty")
+    return Path(text)
+
+
+Film = Annotated[Path, typer.Argument(metavar="FILM", parser=_path, help="The film.")]
 Model = Annotated[
     str,
     _option(
@@ -80,7 +91,11 @@ Lang = Annotated[
 Output = Annotated[
     Path | None,
     _option(
-        "-o", "--output", metavar="OUT", help="Default: {stem}.{lang}{suffix} beside the film. May hold {lang}, or be a folder."
+        "-o",
+        "--output",
+        metavar="OUT",
+        parser=_path,
+        help="Default: {stem}.{lang}{suffix} beside the film. May hold {lang}, or be a folder.",
     ),
 ]
 Overwrite = Annotated[bool, _option("-y", "--overwrite", env="OVERWRITE", help="Replace an output that is there.")]
@@ -99,6 +114,9 @@ Quiet = Annotated[bool, _option("-q", "--quiet", help="Errors only.")]
 Verbose = Annotated[bool, _option("-v", "--verbose", help="Every step, and tracebacks.")]
 
 
+SIGINT_CODE = 128 + signal.SIGINT
+
+
 def main() -> None:
     """The console script."""
     sys.exit(run(sys.argv[1:]))
@@ -107,18 +125,41 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """One command; returns its exit code."""
     try:
-        return int(app(list(arguments), prog_name="musetalk", standalone_mode=False) or 0)
+        code = int(app(list(arguments), prog_name="musetalk", standalone_mode=False) or 0)
+        if code == SIGINT_CODE:  # typer's own: the signal came before the run could checkpoint on it
+            raise InterruptedRun(signal.SIGINT)
+        return code
+    except KeyboardInterrupt:
+        return _fail(InterruptedRun(signal.SIGINT), arguments)
     except typer.TyperException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
             typer.echo(error.format_message(), err=True)
             return UsageError.exit_code
-        return _fail(UsageError(error.format_message().rstrip("."), "see `musetalk --help`"), arguments)
+        return _fail(_usage(error), arguments)
     except MusetalkError as error:
         return _fail(error, arguments)
     except Exception as error:  # noqa: BLE001 the last door before the shell
         from musetalk_cli.session import fault_of
 
-        return _fail(fault_of(error), arguments)
+        fault = fault_of(error)
+        fault.__cause__ = error  # whose traceback is the one to report
+        return _fail(fault, arguments)
+
+
+def _usage(error: typer.TyperException) -> UsageError:
+    """What typer refused, in our words: the flag is the thing. Its classes are not public, so they are known by what they hold."""
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    cure = f"see `{context.command_path if context else 'musetalk'} --help`"
+    if option := getattr(error, "option_name", ""):
+        return UsageError(error.format_message().rstrip("."), cure, thing=option)
+    if parameter is None:
+        return UsageError(error.format_message().rstrip("."), cure)
+    thing = (
+        max(parameter.opts, key=len)
+        if parameter.param_type_name == "option"
+        else str(parameter.metavar or parameter.name).strip("[]")
+    )
+    return UsageError(error.message.removeprefix("Value error, ").rstrip(".") or "is missing", cure, thing=thing)
 
 
 def _print_version(wanted: bool) -> None:
@@ -168,14 +209,14 @@ def dub(
     verbose: Verbose = False,
 ) -> None:
     """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
-    from musetalk_cli.jobs import dub_film, plan_jobs
+    from musetalk_cli.jobs import Existing, dub_film, plan_jobs
     from musetalk_cli.session import Place, Voice
     from musetalk_cli.settings import Choices
 
     choices = Choices(model, weights, face, parsing_mode, batch_size, device, codec, crf, preset, chunk, length)
-    jobs = plan_jobs(film, audio, output, lang, overwrite=overwrite, skip_existing=skip_existing)
-    place, voice = Place(work_dir, keep, fresh), Voice(progress, quiet, verbose)
-    done = dub_film(jobs, choices, place, voice, skip_existing=skip_existing)
+    place, existing = Place(work_dir, keep, fresh), Existing(overwrite, skip_existing)
+    jobs = plan_jobs(film, audio, output, lang, existing, place)
+    done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing)
     _answer({"outputs": [str(path) for path in done]} if as_json else done)
 
 
@@ -183,7 +224,14 @@ def dub(
 def inspect(
     film: Film,
     output: Annotated[
-        Path | None, _option("-o", "--output", help="Contact sheet. Default: {stem}.faces.png beside the film.")
+        Path | None,
+        _option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            parser=_path,
+            help="Contact sheet, a .png or a folder. Default: {stem}.faces.png beside the film.",
+        ),
     ] = None,
     face: Face = "largest",
     weights: Weights = None,
@@ -209,7 +257,7 @@ def inspect(
 def status(
     film: Film,
     why: Annotated[bool, _option("--why", help="What a run with these settings would find, and what make again.")] = False,
-    audio: Annotated[Path | None, _option("--audio", metavar="PATH", help="The voice of that run.")] = None,
+    audio: Annotated[Path | None, _option("--audio", metavar="PATH", parser=_path, help="The voice of that run.")] = None,
     model: Model = "auto",
     weights: Weights = None,
     face: Face = "largest",
@@ -234,7 +282,9 @@ def status(
 @app.command()
 def bench(
     film: Film,
-    audio: Annotated[Path | None, _option("--audio", metavar="PATH", help="A voice. Default: the film's own sound.")] = None,
+    audio: Annotated[
+        Path | None, _option("--audio", metavar="PATH", parser=_path, help="A voice. Default: the film's own sound.")
+    ] = None,
     model: Model = "auto",
     weights: Weights = None,
     device: Device = "auto",
@@ -279,7 +329,7 @@ def weights_pull(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a set, checked by sha256; a stopped pull goes on where it was."""
+    """Fetch a set, checked by sha256; a stopped pull goes on."""
     from musetalk_cli.weights import folder, pull
 
     rows = pull(name, folder(weights), force=force, progress=None if quiet else _pulled)
@@ -298,6 +348,8 @@ def weights_verify(
     rows = verify(name, folder(weights))
     _answer({"files": [_row(row) for row in rows]} if as_json else _table(rows))
     if any(row.state != "present" for row in rows):
+        flag = " --force" if any(row.state == "wrong" for row in rows) else ""
+        typer.echo(f"`musetalk weights pull {name}{flag}` gets what is not there as it was published", err=True)
         raise typer.Exit(MissingError.exit_code)
 
 
@@ -322,20 +374,24 @@ def _answer(found: object) -> None:
         found = [found]
     if isinstance(found, list) and all(isinstance(line, (str, Path)) for line in found):
         for line in found:
-            typer.echo(os.fsencode(line))
+            typer.echo(os.fsencode(_plain(line) if isinstance(line, Path) else line))
     else:
         typer.echo(json.dumps(found, ensure_ascii=False, default=str))
 
 
+def _plain(path: Path) -> Path | str:
+    """A path that no command takes for a flag."""
+    return f"./{path}" if str(path).startswith("-") else path
+
+
 def _fail(error: MusetalkError, arguments: Sequence[str]) -> int:
     """The thing, the fact, the cure, a line each on stderr; under --json one object on stdout."""
-    if {"-v", "--verbose"} & set(arguments):
+    if isinstance(error, InternalError) and {"-v", "--verbose"} & set(arguments):
         traceback.print_exception(error)
     if "--json" in arguments:
         _answer({"error": {"code": error.code, "message": error.fact, "hint": error.cure}})
     elif not error.told:
-        thing, _, fact = error.fact.partition(": ") if ": " in error.fact else (error.code, "", error.fact)
-        lines = [f"musetalk: {thing}", f"  {fact}", *([f"  {error.cure}"] if error.cure else [])]
+        lines = [f"musetalk: {error.thing}", f"  {error.about}", *([f"  {error.cure}"] if error.cure else [])]
         typer.echo(os.fsencode("\n".join(lines)), err=True)
     return error.exit_code
 

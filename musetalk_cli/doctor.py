@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 from musetalk_cli.errors import MusetalkError
 
 ENCODERS = ("libx264", "libx265", "libvpx-vp9", "aac", "libopus")
-LEAST_FREE_GB = 5  # a work folder takes about 1 GB for ten minutes of 1080p
+ENOUGH_FREE_GB = 5  # a work folder takes about 1 GB for ten minutes of 1080p
+LEAST_FREE_GB = 0.2  # a film of two minutes
 State = Literal["ok", "warn", "fail"]
 
 
@@ -147,9 +149,15 @@ def _disk(work_dir: Path | None) -> Iterator[Check]:
 
     folder = work_dir or cache_folder()
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free_gb = shutil.disk_usage(there).free / 1e9
-    cure = "" if free_gb >= LEAST_FREE_GB else "free some space, or choose another --work-dir"
-    yield Check("disk", "warn" if cure else "ok", f"{free_gb:.1f} GB free for {folder}", cure)
+    try:
+        with TemporaryFile(dir=there):
+            free_gb = shutil.disk_usage(there).free / 1e9
+    except OSError as error:
+        yield Check("disk", "fail", f"{folder}: cannot be written ({error.strerror})", "choose another --work-dir")
+        return
+    state: State = "ok" if free_gb >= ENOUGH_FREE_GB else "warn" if free_gb >= LEAST_FREE_GB else "fail"
+    cure = "" if state == "ok" else "free some space, or choose another --work-dir"
+    yield Check("disk", state, f"{free_gb:.1f} GB free for {folder}", cure)
 
 
 def _installed(package: str) -> bool:

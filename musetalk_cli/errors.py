@@ -18,15 +18,20 @@ import signal
 
 
 class MusetalkError(Exception):
-    """An error for the person at the terminal: `fact` names the thing and what is wrong with it, `cure` what to do."""
+    """An error for the person at the terminal: `fact` names the thing and what is wrong with it, `cure` what to do.
+
+    thing: where it is told apart from the fact, which then is of it alone; else the thing is what stands before the first ": ".
+    """
 
     exit_code = 1
     code = "internal"
 
-    def __init__(self, fact: str, cure: str = "") -> None:
-        super().__init__(fact)
-        self.fact = fact
+    def __init__(self, fact: str, cure: str = "", *, thing: str = "") -> None:
+        before, colon, after = fact.partition(": ")
+        self.thing, self.about = (thing, fact) if thing else (before, after) if colon else (self.code, fact)
+        self.fact = f"{thing}: {fact}" if thing else fact
         self.cure = cure
+        super().__init__(self.fact)
         self.told = False  # stderr shows it already, as a JSON line
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 Runs the first two stages in the film's work folder, where `dub` finds them done. Knows nothing of voices.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.contact_sheet import Label, Mark, Tile, draw_pages, letter_of
-from musetalk_cli.errors import OutputExistsError
 from musetalk_cli.media.video import clock, read_frames, to_rgb
+from musetalk_cli.progress import counted
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.stages.s2_faces import ShotSeen, TrackSeen, read_seen
+from musetalk_cli.targets import check_apart, check_file, check_folder, check_suffix, exists_error
 from musetalk_cli.types import Faces, Source
+
+STAYS = "stays as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class PersonReport:
 class ShotReport:
     """One shot, and what becomes of it."""
 
-    shot: int
+    shot: int  # from 0, as in the work folder; people read it from 1
     start: float  # seconds from the film's start
     duration: float  # seconds
     first_frame: int
@@ -71,7 +75,7 @@ class Inspection:
     def lines(self) -> list[str]:
         head = f"{'shot':>5} {'start':>14} {'frames':>7} {'with face':>9} {'dubbed':>7} {'people':>6} {'widest':>9}"
         rows = [
-            f"{s.shot:5} {s.start:12.3f} s {s.frames:7} {s.frames_with_face:9} {s.frames_dubbed:7} {s.people:6} "
+            f"{s.shot + 1:5} {s.start:12.3f} s {s.frames:7} {s.frames_with_face:9} {s.frames_dubbed:7} {s.people:6} "
             f"{s.widest_px:6} px  {s.verdict}"
             for s in self.shots
         ]
@@ -81,17 +85,39 @@ class Inspection:
 def inspect_film(film: Path, output: Path | None, choices: Choices, place: Place, voice: Voice, *, overwrite: bool) -> Inspection:
     """Find shots and faces, write the contact sheet: `output`, and for a long film `{stem}-2.png` and so on beside it.
 
-    Raises OutputExistsError where a sheet lies there already.
+    output may be a folder. Raises UsageError where no PNG can be written there, OutputExistsError where a page lies there already.
     """
-    sheet = output or film.with_name(f"{film.stem}.faces.png")
-    if sheet.exists() and not overwrite:
-        raise OutputExistsError(f"{sheet}: is there already", "-y replaces it, -o names another")
+    sheet = sheet_path(film, output)
+    check_sheet(sheet, [film, Path(choices.face)], overwrite=overwrite)
     runtime = choose_runtime(choices)
     with open_session(film, place, voice, deliver=False) as session:
         source, shots = _analyse(film, dub_config(choices, runtime), runtime, session)
         reports = tuple(report(seen, faces, source) for seen, faces in shots)
         sheets = tuple(write_sheets(sheet, film, source, shots, reports))
     return Inspection(film, sheets, reports)
+
+
+def sheet_path(film: Path, output: Path | None) -> Path:
+    """Of the first page."""
+    name = f"{film.stem}.faces.png"
+    if output is None:
+        return film.with_name(name)
+    return output / name if output.is_dir() else output
+
+
+def check_sheet(sheet: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
+    """Before any work: how many pages there will be is not known yet, so every file that could be one of them counts."""
+    check_suffix(sheet, (".png",))
+    check_folder(sheet.parent)
+    check_file(sheet)
+    for page in (sheet, *sorted(path for path in sheet.parent.iterdir() if _is_page(path, sheet))):
+        check_apart(page, inputs)
+        if page.exists() and not overwrite:
+            raise exists_error(page, "-y replaces it, -o names another")
+
+
+def _is_page(path: Path, first: Path) -> bool:
+    return path.suffix == first.suffix and re.fullmatch(rf"{re.escape(first.stem)}-\d+", path.stem) is not None
 
 
 def report(seen: ShotSeen, faces: Faces, source: Source) -> ShotReport:
@@ -121,8 +147,8 @@ def write_sheets(
     """The pages of the contact sheet, each written whole; their paths."""
     dubbed = sum(shot.frames_dubbed > 0 for shot in reports)
     facts = (
-        f"{source.size[0]} x {source.size[1]}   {float(source.fps):.6g} fps   {clock(_end(source))}   "
-        f"{len(reports)} shots, {dubbed} dubbed"
+        f"{source.size[0]} x {source.size[1]}   {float(source.fps):.6g} fps   {clock(_end(source) - source.time(0))}   "
+        f"{counted(len(reports), 'shot')}, {dubbed} dubbed"
     )
     tiles = (_tile(film, source, seen, shot) for (seen, _), shot in zip(shots, reports, strict=True))
     for number, page in enumerate(draw_pages(film.name, facts, tiles, len(reports)), 1):
@@ -145,7 +171,11 @@ def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) 
 def _verdict(dubbed: int, seen: ShotSeen) -> str:
     if dubbed:
         return "dubbed" if dubbed == seen.shot.frames else f"dubbed in {dubbed} of {seen.shot.frames} frames"
-    return "stays as it is: nobody in it is chosen" if seen.tracks else "stays as it is: no face"
+    if not seen.tracks:
+        return f"{STAYS}: no face"
+    largest = max(seen.tracks, key=lambda track: track.size_px[0] * track.size_px[1] * track.frames)
+    others = len(seen.tracks) - 1
+    return f"{STAYS}: {letter_of(largest.track)} {largest.why}" + (f", and {others} more" if others else "")
 
 
 def _person(track: TrackSeen) -> PersonReport:
@@ -177,12 +207,13 @@ def _tile(film: Path, source: Source, seen: ShotSeen, shot: ShotReport) -> Tile:
         for track in seen.tracks
         if track.still_box is not None
     )
-    stays = () if shot.dubbed else (Label("", shot.verdict),)
-    people = tuple(_label(person, shot) for person in _by_weight(shot))
+    visible = {mark.letter for mark in marks}
+    people = tuple(_label(person, shot) for person in sorted(_by_weight(shot), key=lambda p: p.person not in visible))
+    stays = () if shot.dubbed else (Label("", STAYS if people else shot.verdict),)
     return Tile(
         still=to_rgb(frame, source.colour),
         aspect=float(source.size[0] * source.sar / source.size[1]),
-        title=f"Shot {shot.shot}",
+        title=f"Shot {shot.shot + 1}",
         time=f"{clock(source.time(shot.first_frame))}   {shot.duration:.1f} s",
         dubbed=tuple(((a - shot.first_frame) / shot.frames, (b - shot.first_frame) / shot.frames) for a, b in shot.dubbed),
         marks=marks,

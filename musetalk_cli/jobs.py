@@ -3,28 +3,38 @@
 Knows no stages: it plans the outputs, refuses what would overwrite, and hands each job to the pipeline in one session.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from musetalk_cli.config import DubConfig, Runtime
-from musetalk_cli.errors import OutputExistsError, UsageError
+from musetalk_cli.errors import UsageError
 from musetalk_cli.languages import ISO_639_2, three_letters
 from musetalk_cli.session import Place, Session, Voice, open_session
-from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, choose_runtime, dub_config, for_job
+from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_crf, choose_runtime, dub_config, for_job
+from musetalk_cli.standing import finished_film
+from musetalk_cli.targets import check_apart, check_file, check_folder, check_suffix, exists_error
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import fingerprint
 
+EXISTS_CURE = "-y replaces it, -n leaves it"
 TAGGED = re.compile(r"(?P<language>[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)=(?P<path>.+)", re.DOTALL)
 
 
+class Existing(NamedTuple):
+    """What becomes of an output that is there. Neither: it is refused, unless it is what this very run would write."""
+
+    overwrite: bool = False
+    skip: bool = False
+
+
 def plan_jobs(
-    film: Path, audio: Sequence[str], output: Path | None, language: str, *, overwrite: bool, skip_existing: bool
+    film: Path, audio: Sequence[str], output: Path | None, language: str, existing: Existing, place: Place
 ) -> list[DubJob]:
-    """A job for each voice. Raises UsageError for outputs that collide or would replace an input, OutputExistsError for one that
-    is there, unless one of the flags says what to do then; InputError for a file that cannot be read."""
-    if overwrite and skip_existing:
+    """A job for each voice. Raises UsageError for outputs that collide, would replace an input or cannot be written;
+    OutputExistsError for one that is there and was not made in the work folder; InputError for a file that cannot be read."""
+    if existing.overwrite and existing.skip:
         raise UsageError("--overwrite and --skip-existing: only one can be meant", "choose one")
     voices = [_voice(text, language) for text in audio]
     fingerprint(film)  # an unreadable input is told before minutes of work
@@ -33,23 +43,57 @@ def plan_jobs(
     jobs = [DubJob(film, path, _output(film, path, lang, output), lang) for lang, path in voices]
     _check_apart(jobs)
     for job in jobs:
-        _check_target(job, overwrite=overwrite, skip_existing=skip_existing)
+        _check_target(job)
+        if job.output.exists() and not any(existing) and not _was_made_in(place, job):
+            raise exists_error(job.output, EXISTS_CURE)
     return jobs
 
 
-def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, *, skip_existing: bool) -> list[Path]:
-    """Dub them one after another over one analysis; returns the outputs, those that were there and may stay included."""
-    todo = [job for job in jobs if not (skip_existing and job.output.exists())]
+def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, existing: Existing) -> list[Path]:
+    """Dub them one after another over one analysis; returns the outputs, those that were there and may stay included.
+
+    An output that is byte for byte what these settings made before is done: so a run over several languages can be stopped and
+    called again. Raises OutputExistsError for any other that is there, unless `existing` says what to do then.
+    """
+    todo = [job for job in jobs if not (existing.skip and job.output.exists())]
     if todo:
+        for job in todo:
+            check_crf(choices, job.output.suffix)
         _open_inputs(todo)
         runtime = choose_runtime(choices)
         config = dub_config(choices, runtime)
         with open_session(todo[0].video, place, voice) as session:
-            if choices.model == "auto" and config.model.name == "lite":
+            undone = _undone(todo, session, config, runtime, existing)
+            if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
-            for job in todo:
+            for job in undone:
                 _dub(job, session, for_job(config, job), runtime)
     return [job.output for job in jobs]
+
+
+def _undone(jobs: Sequence[DubJob], session: Session, config: DubConfig, runtime: Runtime, existing: Existing) -> list[DubJob]:
+    """The jobs whose output is not there as this run would make it; the others are told. All are looked at before any work."""
+    if existing.overwrite:
+        return list(jobs)
+    done = []
+    for job in jobs:
+        if job.output.exists():
+            made = finished_film(job, session.work.folder, for_job(config, job), runtime)
+            if made is None or fingerprint(made) != fingerprint(job.output):
+                raise exists_error(job.output, EXISTS_CURE)
+            done.append(job)
+    for job in done:
+        session.events.emit("run.kept", output=job.output)
+    return [job for job in jobs if job not in done]
+
+
+def _was_made_in(place: Place, job: DubJob) -> bool:
+    """Whether the work folder holds a finished film with the output's bytes, of whatever settings."""
+    if place.fresh:
+        return False
+    size = job.output.stat().st_size
+    films = (path for path in place.folder(job.video).glob("remux/*/film.*") if path.stat().st_size == size)
+    return any(fingerprint(path) == fingerprint(job.output) for path in films)
 
 
 def _voice(text: str, language: str) -> tuple[str, Path]:
@@ -58,6 +102,8 @@ def _voice(text: str, language: str) -> tuple[str, Path]:
     Raises UsageError for what is no language.
     """
     found = TAGGED.fullmatch(text)
+    if not text:
+        raise UsageError("its path is empty", "give the file with the new voice", thing="--audio")
     path = Path(found["path"] if found else text)
     named = path.stem.lower() if path.stem.lower() in ISO_639_2 else ""
     tag = found["language"] if found else language or named
@@ -77,23 +123,21 @@ def _output(film: Path, audio: Path, language: str, output: Path | None) -> Path
 def _check_apart(jobs: Sequence[DubJob]) -> None:
     outputs = [job.output.absolute() for job in jobs]
     if len(set(outputs)) < len(outputs):
-        raise UsageError(
-            f"{jobs[0].output}: more than one voice would be written there", "put {lang} into -o, and LANG= before each path"
-        )
+        fact = "more than one voice would be written there"
+        raise UsageError(fact, "put {lang} into -o, and LANG= before each path", thing=str(jobs[0].output))
+    inputs = [
+        path for job in jobs for path in (job.video, job.audio)
+    ]  # the second job reads its voice after the first has written
     for job in jobs:
-        for source in (job.video, job.audio):
-            if job.output.exists() and job.output.samefile(source):
-                raise UsageError(f"{job.output}: is itself an input", "choose another -o")
+        check_apart(job.output, inputs)
 
 
-def _check_target(job: DubJob, *, overwrite: bool, skip_existing: bool) -> None:
-    folder = job.output.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{folder}: not a folder that can be written", "make it, or choose another -o")
-    if job.output.is_dir():
-        raise UsageError(f"{job.output}: is a folder", "choose another -o")
-    if job.output.exists() and not (overwrite or skip_existing):
-        raise OutputExistsError(f"{job.output}: is there already", "-y replaces it, -n leaves it")
+def _check_target(job: DubJob) -> None:
+    from musetalk_cli.stages.s6_remux import CONTAINERS
+
+    check_folder(job.output.parent)
+    check_file(job.output)
+    check_suffix(job.output, CONTAINERS)
 
 
 def _open_inputs(jobs: Sequence[DubJob]) -> None:

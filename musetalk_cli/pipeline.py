@@ -11,6 +11,7 @@ Everything left of Mouths is of the film alone but Speech: a second language fin
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -22,7 +23,7 @@ from musetalk_cli.media.video import choose_encoder
 from musetalk_cli.models.family import TOKENS_PER_SECOND
 from musetalk_cli.progress import Events
 from musetalk_cli.stages.s1_demux import demux
-from musetalk_cli.stages.s2_faces import faces
+from musetalk_cli.stages.s2_faces import faces, read_seen
 from musetalk_cli.stages.s3_latents import latents, listen
 from musetalk_cli.stages.s3_masks import masks
 from musetalk_cli.stages.s4_inference import inference
@@ -55,11 +56,9 @@ def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events:
     found = find_faces(source, run)
     rows = sum(shot.load().rows for shot in found)
     if not rows:
-        raise NoFaceError(
-            f"{job.video}: no usable face in {film.frames} frames", "see what `musetalk inspect` finds, or choose --face all"
-        )
+        raise NoFaceError(f"no usable face in {film.frames} frames", _cure_of_no_face(found), thing=str(job.video))
     speech = work.do(listen, job.audio, config=config.model, runtime=runtime, unit="film")
-    _compare_lengths(film, speech.load(), events)
+    _compare_lengths(film, speech.load(), config, events)
     segments = [dub_shot(shot, source, faces, speech, run) for shot, faces in zip(film.shots, found, strict=True)]
     dubbed = work.do(
         remux, job.video, job.audio, source, segments, config=config.remux, runtime=runtime, unit="film", frames=film.frames
@@ -121,12 +120,24 @@ def _told_of(job: DubJob, film: Source, config: DubConfig) -> dict[str, object]:
     }
 
 
-def _compare_lengths(film: Source, speech: Speech, events: Events) -> None:
+def _cure_of_no_face(found: Sequence[Ref[Faces]]) -> str:
+    """Everyone is a choice only where someone fit to be dubbed was compared with a picture, and is not the person in it."""
+    unchosen = any(track.similarity is not None for shot in found for track in read_seen(shot.folder).tracks)
+    return "see what `musetalk inspect` finds" + (", or choose --face all" if unchosen else "")
+
+
+def _compare_lengths(film: Source, speech: Speech, config: DubConfig, events: Events) -> None:
+    """A second more or less is told, with what becomes of it."""
     voice, picture = Fraction(len(speech.features), TOKENS_PER_SECOND), film.time(film.frames - 1) + 1 / film.fps
-    if abs(voice - picture) > 1:
-        longer, by = ("longer", voice - picture) if voice > picture else ("shorter", picture - voice)
-        events.emit(
-            "warning",
-            message=f"the voice is {float(by):.1f} s {longer} than the picture",
-            hint="every frame is kept; see --length",
+    by = float(voice - picture)
+    if by > 1:
+        trimmed = config.remux.length == "trim"
+        hint = (
+            "what is too long is left out"
+            if trimmed
+            else f"the sound goes on {by:.1f} s after the picture; --length trim ends it there"
         )
+        events.emit("warning", message=f"the voice is {by:.1f} s longer than the picture", hint=hint)
+    elif by < -1:
+        hint = f"every frame is kept, the last {-by:.1f} s without a voice"
+        events.emit("warning", message=f"the voice is {-by:.1f} s shorter than the picture", hint=hint)

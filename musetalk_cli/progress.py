@@ -9,6 +9,7 @@ Events and their fields:
     stage.done  stage, unit, key, frames, seconds, reused
     warning     message, hint
     run.done    output, seconds, frames, faces, ...
+    run.kept    output          it is there already, as this run would make it
     error       code, message, hint
 """
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other comm
 ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
 SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
 MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until a run measures its own
-SPOKEN = ("run.start", "run.done", "warning")  # events that people read as a sentence of their own
+SPOKEN = ("run.start", "run.done", "run.kept", "warning")  # events that people read as a sentence of their own
 PLAIN_SECONDS = 5.0  # between two plain lines
+BAR_COLUMNS = 12
+AROUND_LINE = 11  # columns of the spinner, the time and what parts them
 
 
 class Events:
@@ -107,14 +110,15 @@ class Tally:
     stage: str = ""
     unit: str = ""
     done: dict[str, int] = field(default_factory=dict)  # frames by stage
-    reused: int = 0  # frames, summed over stages
+    reused: dict[str, int] = field(default_factory=dict)  # frames by stage
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # frames and seconds computed in this run, by stage
 
     def take(self, record: Mapping[str, Any]) -> None:
         match record["event"]:
             case "run.start":
                 self.frames, self.shots = int(record["frames"]), int(record["shots"])
-                self.reused, self.done, self.spent = 0, {}, {}
+                self.stage = self.unit = ""
+                self.reused, self.done, self.spent = {}, {}, {}
             case "stage.start":
                 self.stage, self.unit = str(record["stage"]), str(record["unit"])
             case "stage.done" if record["stage"] in SHOT_STAGES:
@@ -123,16 +127,15 @@ class Tally:
     def _finish(self, stage: str, frames: int, seconds: float, reused: bool) -> None:
         self.done[stage] = self.done.get(stage, 0) + frames
         if reused:
-            self.reused += frames
+            self.reused[stage] = self.reused.get(stage, 0) + frames
             return
         before = self.spent.get(stage, (0, 0.0))
         self.spent[stage] = (before[0] + frames, before[1] + seconds)
 
     @property
     def share(self) -> float:
-        """0..1 of the film's work, a stage weighing what its frames cost."""
-        whole = sum(self._cost(s) for s in SHOT_STAGES) * self.frames
-        return sum(self._cost(s) * n for s, n in self.done.items()) / whole if whole else 0.0
+        """0..1 of the film's work that is done."""
+        return self._share_of(self.done)
 
     @property
     def finished(self) -> int:
@@ -141,7 +144,8 @@ class Tally:
 
     @property
     def reused_share(self) -> float:
-        return self.reused / (self.frames * len(SHOT_STAGES)) if self.frames else 0.0
+        """What of `share` earlier runs did."""
+        return self._share_of(self.reused)
 
     @property
     def fps(self) -> float:
@@ -154,6 +158,11 @@ class Tally:
             return None
         return sum(self._cost(s) * max(self.frames - self.done.get(s, 0), 0) for s in SHOT_STAGES)
 
+    def _share_of(self, frames: Mapping[str, int]) -> float:
+        """0..1 of the film's work, a stage weighing what its frames cost. frames: by stage."""
+        whole = sum(self._cost(s) for s in SHOT_STAGES) * self.frames
+        return sum(self._cost(s) * n for s, n in frames.items()) / whole if whole else 0.0
+
     def _cost(self, stage: str) -> float:
         """Seconds a frame: measured in this run, else the usual share of what the measured stages cost."""
         frames, seconds = self.spent.get(stage, (0, 0.0))
@@ -163,19 +172,28 @@ class Tally:
         measured = sum(seconds for _, seconds in self.spent.values())
         return MS_A_FRAME[stage] * (measured / usual if usual and measured else 1 / 1000)
 
-    def line(self) -> str:
-        """The whole state in one line, for people."""
-        parts = [f"{self.share:4.0%}", f"{self.finished}/{self.frames} frames"] if self.frames else []
+    def line(self, room: int | None = None) -> str:
+        """The whole state in one line, for people; where it has no room, without what matters least."""
+        parts = self._parts()
+        for name in ("frames", "reused", "fps"):
+            if room is not None and len(" · ".join(parts.values())) > room:
+                parts.pop(name, None)
+        return " · ".join(parts.values())
+
+    def _parts(self) -> dict[str, str]:
+        parts: dict[str, str] = {}
+        if self.frames:
+            parts = {"share": f"{self.share:4.0%}", "frames": f"{self.finished}/{self.frames} frames"}
         if self.stage:
             shot = f" shot {int(self.unit) + 1}" if self.unit.isdigit() else ""
-            parts.append(f"{self.stage}{shot}" + (f"/{self.shots}" if shot and self.shots else ""))
+            parts["stage"] = f"{self.stage}{shot}" + (f"/{self.shots}" if shot and self.shots else "")
         if self.fps:
-            parts.append(f"{self.fps:.1f} fps")
+            parts["fps"] = f"{self.fps:.1f} fps"
         if (left := self.seconds_left) is not None:
-            parts.append(f"{clock(left)} left")
+            parts["left"] = f"{clock(left)} left"
         if self.reused:
-            parts.append(f"{self.reused_share:.0%} from an earlier run")
-        return " · ".join(parts)
+            parts["reused"] = f"{self.reused_share:.0%} from an earlier run"
+        return parts
 
 
 class Plain:
@@ -224,12 +242,18 @@ class Live:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         if self._bar is None:
-            columns = (SpinnerColumn(), BarColumn(24), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+            columns = (
+                SpinnerColumn(),
+                BarColumn(BAR_COLUMNS),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
         assert self._task is not None
-        self._bar.update(self._task, completed=self._tally.share, description=self._tally.line())
+        room = self._bar.console.width - BAR_COLUMNS - AROUND_LINE
+        self._bar.update(self._task, completed=self._tally.share, description=self._tally.line(room))
 
     def _say(self, text: str, *, over: bool) -> None:
         if over or self._bar is None:
@@ -248,13 +272,20 @@ def sentence(record: Mapping[str, Any]) -> str:
     """A SPOKEN event as people read it."""
     match record["event"]:
         case "run.start":
-            fact = f"{record['frames']} frames, {record['shots']} shots, {clock(float(record['seconds']))}"
+            fact = f"{record['frames']} frames, {counted(record['shots'], 'shot')}, {clock(float(record['seconds']))}"
             return f"{record['film']} with {record['audio']}: {fact}, model {record['model']}"
+        case "run.kept":
+            return f"{record['output']}: is done already"
         case "run.done":
             return f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}"
         case _:
             hint = record.get("hint")
             return f"warning: {record['message']}" + (f"; {hint}" if hint else "")
+
+
+def counted(number: int, thing: str) -> str:
+    """1 shot, 2 shots."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def clock(seconds: float) -> str:

@@ -4,6 +4,8 @@ Finds the work folder by the film's content, turns whatever goes wrong into a Mu
 nothing of stages.
 """
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +15,10 @@ from pathlib import Path
 from musetalk_cli.errors import InternalError, MusetalkError, ResourceError, UsageError
 from musetalk_cli.progress import Events, ProgressMode, open_events
 from musetalk_cli.signals import stop_on_signals
-from musetalk_cli.work import DISK_FULL, Work, fingerprint
+from musetalk_cli.work import DISK_FULL, Work, fingerprint, kept_results
 
 JOURNAL = "run.jsonl"
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,21 @@ class Session:
 
 @contextmanager
 def open_session(film: Path, place: Place, voice: Voice, *, deliver: bool = True) -> Iterator[Session]:
-    """Hold the film's work folder. Raises RetryableError where another run does, InterruptedRun after a signal.
+    """Hold the film's work folder. Raises RetryableError where another run does, InterruptedRun after a signal, UsageError where
+    the folder cannot be written or holds other things.
 
-    deliver: whether the work is done with when the block ends well; then a folder that nobody asked to keep is removed.
+    deliver: whether the work is done with when the block ends well; then a folder that nobody asked to keep is removed. A folder
+    in the cache is removed too when the block fails before anything was finished in it.
     """
     folder = place.folder(film)
     mode: ProgressMode = "none" if voice.quiet else voice.progress
     with as_faults(), stop_on_signals(quiet=voice.quiet) as stop:
-        _check_ours(folder)
+        check_ours(folder)
+        _make_folder(folder)
         with open_events(folder / JOURNAL, mode, verbose=voice.verbose) as events, Work.open(folder, events, stop) as work:
             if place.fresh:
                 _forget(folder)
-            with _told_to(events):
+            with _cleared_if_empty(folder, place), _told_to(events):
                 yield Session(work, events, folder / JOURNAL)
             if deliver and not place.keep and place.work_dir is None:
                 shutil.rmtree(folder, ignore_errors=True)  # with the lock, which this process holds until it closes it
@@ -92,6 +98,9 @@ def fault_of(error: Exception) -> MusetalkError:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the disk"
         return ResourceError(f"{where}: the disk is full", "free some space; what is finished is kept")
+    if isinstance(error, OSError) and error.errno in NOT_WRITABLE and error.filename:
+        cure = "change its permissions, or choose another place by -o or --work-dir"
+        return UsageError(f"cannot be written ({error.strerror})", cure, thing=str(error.filename))
     return InternalError(f"{type(error).__name__}: {error}", "run it again with -v and report what it prints")
 
 
@@ -107,8 +116,8 @@ def _told_to(events: Events) -> Iterator[None]:
         raise
 
 
-def _check_ours(folder: Path) -> None:
-    """A run clears away in its work folder, so a folder that holds anything else is not taken for one."""
+def check_ours(folder: Path) -> None:
+    """Raises UsageError where the folder holds anything but work: a run clears away in its folder, so no other is taken for one."""
     try:
         names = {path.name for path in folder.iterdir()}
     except FileNotFoundError:
@@ -117,6 +126,30 @@ def _check_ours(folder: Path) -> None:
         raise UsageError(f"{folder}: {error.strerror}", "choose another --work-dir") from error
     if names and JOURNAL not in names:
         raise UsageError(f"{folder}: not empty, and not a work folder", "choose an empty or a new folder for --work-dir")
+
+
+def _make_folder(folder: Path) -> None:
+    """A read-only cache is told as what it is, before anything is tried in it."""
+    cure = "choose another --work-dir"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UsageError(f"cannot be made ({error.strerror})", cure, thing=str(folder)) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError("cannot be written", cure, thing=str(folder))
+
+
+@contextmanager
+def _cleared_if_empty(folder: Path, place: Place) -> Iterator[None]:
+    """Remove a work folder of the cache when the run failed with nothing to go on from."""
+    try:
+        yield
+    except MusetalkError:
+        if place.work_dir is None and not any(kept_results(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _forget(folder: Path) -> None:

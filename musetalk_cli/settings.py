@@ -28,6 +28,7 @@ from musetalk_cli.types import DubJob
 from musetalk_cli.work import sha256_of
 
 FILE_NAME = "musetalk.toml"
+MOST_CRF, MOST_CRF_VP9 = 51, 63  # of x264 and x265; of VP9
 LITE_NOTICE = "model lite, which came along: for trial and preview"
 LITE_CURE = "`musetalk weights pull v15` gets the published weights for release work"
 
@@ -75,6 +76,15 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
         blend=BlendConfig(codec=choices.codec, crf=choices.crf, preset=choices.preset),
         remux=RemuxConfig(length=choices.length),
     )
+
+
+def check_crf(choices: Choices, suffix: str) -> None:
+    """Raises UsageError for a quality outside of what the encoder takes. suffix: of the finished film; WebM holds VP9 alone."""
+    most = MOST_CRF_VP9 if choices.codec == "libvpx-vp9" or suffix.lower() == ".webm" else MOST_CRF
+    if choices.crf is not None and not 0 <= choices.crf <= most:
+        raise UsageError(
+            f"--crf {choices.crf:g}: outside of 0 to {most}", "lower is better; without it the film is visually lossless"
+        )
 
 
 def for_job(config: DubConfig, job: DubJob) -> DubConfig:
@@ -149,6 +159,9 @@ def _portrait_sha256(face: str) -> str:
         return ""
     try:
         return sha256_of(Path(face))
+    except FileNotFoundError as error:
+        fact = "neither largest, all, nor a file"
+        raise UsageError(f"--face {face}: {fact}", "choose one of the two, or a picture of the person to dub") from error
     except OSError as error:
         raise InputError(f"--face {face}: {error.strerror}", "choose largest, all, or a picture of the person to dub") from error
 

@@ -1,20 +1,20 @@
 """Where the work on a film stands. In: its work folder, and settings. Out: what is kept; what a run would make again, and why.
 
-Nothing is computed and no lock is taken, so it may be asked while a run is at work.
+Nothing is computed and no lock is kept, so it may be asked while a run is at work.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from musetalk_cli.config import Runtime
+from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.progress import Events
-from musetalk_cli.session import Place
-from musetalk_cli.settings import Choices, choose_runtime, dub_config, for_job
+from musetalk_cli.session import Place, check_ours
+from musetalk_cli.settings import Choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.signals import Stop
-from musetalk_cli.types import DubJob
-from musetalk_cli.work import Ref, Work, kept_results
+from musetalk_cli.types import DubJob, Segment, Source
+from musetalk_cli.work import Ref, Work, holder_of, kept_results
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class Standing:
     size_mb: float
     holder: str  # which process is at work there, if any
     steps: tuple[Step, ...] | None = None  # of the run that was asked about
+    rest: str = ""  # why there are no more steps
 
     def as_json(self) -> dict[str, object]:
         about = {"work_dir": str(self.folder), "kept": self.kept, "size_mb": self.size_mb, "holder": self.holder}
@@ -47,22 +48,51 @@ class Standing:
     def lines(self) -> list[str]:
         kept = [f"  {stage:10} {count:6} kept" for stage, count in self.kept.items()] or ["  nothing kept"]
         busy = [f"  in use by {self.holder}"] if self.holder else []
-        return [f"{self.folder}: {self.size_mb:.1f} MB", *busy, *kept, *_told(self.steps or ())]
+        rest = [f"  {self.rest}"] if self.rest else []
+        return [f"{self.folder}: {self.size_mb:.1f} MB", *busy, *kept, *_told(self.steps or ()), *rest]
 
 
 def standing(film: Path, place: Place, choices: Choices | None, audio: Path | None = None) -> Standing:
     """What is kept for film; with choices also what a run with them would find and make.
 
-    audio: without it, only what is of the film alone is asked about. Raises InputError where the film cannot be read.
+    audio: without it, only what is of the film alone is asked about. Raises InputError where the film cannot be read, UsageError
+    where the folder is no work folder.
     """
     folder = place.folder(film)
+    check_ours(folder)
     kept: dict[str, int] = {}
     for result in kept_results(folder):
         kept[result["stage"]] = kept.get(result["stage"], 0) + 1
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
-    holder = folder / "holder"
-    steps = None if choices is None else _rehearse(DubJob(film, audio or film, film), folder, choices, audio is not None)
-    return Standing(folder, kept, round(size / 1e6, 1), holder.read_text() if holder.is_file() else "", steps)
+    found = Standing(folder, kept, round(size / 1e6, 1), holder_of(folder))
+    if choices is None:
+        return found
+    check_crf(choices, film.suffix)
+    runtime = choose_runtime(choices)
+    job = DubJob(film, audio or film, film)
+    work = Rehearsal(folder)
+    analysed = _rehearse(job, work, for_job(dub_config(choices, runtime), job), runtime, voiced=audio is not None) is not None
+    rest = (
+        ""
+        if analysed and audio
+        else "give --audio to see the rest"
+        if analysed
+        else "demux finds the shots, and with them the rest"
+    )
+    return replace(found, steps=tuple(work.steps), rest=rest)
+
+
+def finished_film(job: DubJob, folder: Path, config: DubConfig, runtime: Runtime) -> Path | None:
+    """The film that a run of this job would find finished in its work folder; None where it would have to make anything."""
+    from musetalk_cli.stages.s6_remux import remux
+
+    work = Rehearsal(folder)
+    rehearsed = _rehearse(job, work, config, runtime, voiced=True)
+    if rehearsed is None:
+        return None
+    source, segments = rehearsed
+    film = work.do(remux, job.video, job.audio, source, segments, config=config.remux, runtime=runtime, unit="film")
+    return film.load().path if all(step.kept for step in work.steps) else None
 
 
 class Rehearsal(Work):
@@ -81,23 +111,23 @@ class Rehearsal(Work):
         return ref
 
 
-def _rehearse(job: DubJob, folder: Path, choices: Choices, voiced: bool) -> tuple[Step, ...]:
-    """Through the pipeline's own order; without a Source nobody knows which shots there will be, so it ends there."""
+def _rehearse(
+    job: DubJob, work: Rehearsal, config: DubConfig, runtime: Runtime, *, voiced: bool
+) -> tuple[Ref[Source], list[Ref[Segment]]] | None:
+    """Through the pipeline's own order, up to remux; None without a Source: nobody knows which shots there will be."""
     from musetalk_cli.pipeline import Run, dub_shot, find_faces
     from musetalk_cli.stages.s1_demux import demux
     from musetalk_cli.stages.s3_latents import listen
 
-    work, runtime = Rehearsal(folder), choose_runtime(choices)
-    config = for_job(dub_config(choices, runtime), job)
     source = work.do(demux, job.video, config=config.demux, runtime=runtime, unit="film")
-    if work.steps[0].kept:
-        run = Run(job.video, config, runtime, work, Events())
-        found = find_faces(source, run)
-        if voiced:
-            speech = work.do(listen, job.audio, config=config.model, runtime=runtime, unit="film")
-            for shot, faces in zip(source.load().shots, found, strict=True):
-                dub_shot(shot, source, faces, speech, run)
-    return tuple(work.steps)
+    if not work.steps[0].kept:
+        return None
+    run = Run(job.video, config, runtime, work, Events())
+    found = find_faces(source, run)
+    if not voiced:
+        return source, []
+    speech = work.do(listen, job.audio, config=config.model, runtime=runtime, unit="film")
+    return source, [dub_shot(shot, source, faces, speech, run) for shot, faces in zip(source.load().shots, found, strict=True)]
 
 
 def _told(steps: tuple[Step, ...]) -> list[str]:

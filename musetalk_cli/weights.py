@@ -16,6 +16,7 @@ from musetalk_cli.download import Comparison, Origin, compare, download
 from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError, UsageError
 from musetalk_cli.work import sha256_of
 
+LITE = "lite"  # the model that comes along: no set
 ENV_FOLDER = "MUSETALK_WEIGHTS"
 
 MUSETALK = Origin("TMElyralab/MuseTalk", "3ef28bc5cff08c90ad8178a25f1b570cd800170f")
@@ -34,6 +35,7 @@ LICENCES = {  # of the files in each folder, in the words of those who publish t
     "face-parse-bisent": "unclear: code MIT, none stated for the weights; trained on CelebAMask-HQ, non-commercial research",
     "vgg19": "BSD-3-Clause (torchvision's); trained on ImageNet, which is for non-commercial research",
     "syncnet": "CreativeML OpenRAIL++-M",
+    "lite": "MIT, as musetalk; its card tells of the clips it was trained on",
     "face-alignment": "unclear: code BSD-3-Clause, none stated for the weights",
 }
 
@@ -149,8 +151,13 @@ def embedded_lite() -> Path:
 
 
 def list_sets(root: Path) -> list[FileStatus]:
-    """How every file of every set stands, by presence and size; nothing is hashed, so it is instant."""
-    return [_status(name, need, root, deep=False) for name, needs in SETS.items() for need in needs]
+    """How every file of every set stands, by presence and size; nothing is hashed, so it is instant. The model that comes along
+    is the first."""
+    lite = [
+        FileStatus(LITE, ModelFile(f"{LITE}/{path.name}", Origin(size=path.stat().st_size)), "present", "comes along")
+        for path in lite_files(embedded_lite())
+    ]
+    return lite + [_status(name, need, root, deep=False) for name, needs in SETS.items() for need in needs]
 
 
 def verify(name: str, root: Path) -> list[FileStatus]:
@@ -213,6 +220,8 @@ def pull(
 
 
 def _needs(name: str) -> tuple[Need, ...]:
+    if name == LITE:
+        raise UsageError(f"{name}: comes along with musetalk, in {embedded_lite()}", "nothing needs to be pulled for it")
     if name not in SETS:
         raise UsageError(f"{name}: no such set of weights", f"choose one of {', '.join(SETS)}")
     return SETS[name]

@@ -36,6 +36,7 @@ from musetalk_cli.signals import Stop
 T = TypeVar("T")
 SAMPLE_BYTES = 1 << 20
 SAMPLES = 32
+PROBE_SECONDS = 0.3  # longer than `holder_of` ever holds the lock
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _records = cattrs.Converter()
@@ -52,6 +53,11 @@ class Ref(Generic[T]):
     unit: str
     folder: Path
     kind: type[T]
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was made and is still there; not whether every byte is as it was."""
+        return (self.folder / "result.json").is_file()
 
     def load(self) -> T:
         saved = json.loads((self.folder / "result.json").read_text())["record"]
@@ -114,13 +120,18 @@ class Work:
         return _is_whole(self.ref(function, *inputs, config=config, unit=unit).folder)
 
     def why(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> list[str]:
-        """What differs from the nearest result that is kept for this unit: lines like `config.margin: 10 -> 12`."""
+        """What differs from the nearest result that is kept for this unit, as people read it: `config.margin: 10 -> 12`,
+        `another audio: es.wav`, `because listen runs again`; or which stages a result that was never made waits for."""
         made_of = _made_of(function, inputs, config)
         kept = [
             read["made_of"] for read in kept_results(self.folder) if (read["stage"], read["unit"]) == (function.__name__, unit)
         ]
-        changes = [_changes(old, json.loads(json.dumps(made_of))) for old in kept]
-        return min(changes, key=len, default=["not made yet"])
+        if not kept:
+            awaited = dict.fromkeys(ref.stage for value in inputs for ref in _refs(value) if not ref.exists)
+            return [f"waits for {', '.join(awaited)}" if awaited else "not made yet"]
+        given = dict(zip(inspect.signature(function).parameters, inputs, strict=False))
+        changes = [_changes(old, json.loads(json.dumps(made_of)), given) for old in kept]
+        return min(changes, key=len)
 
     def drop(self, *refs: Ref[Any]) -> None:
         """Forget results that the delivered film no longer needs."""
@@ -164,6 +175,20 @@ def kept_results(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*/*/result.json")):
         if path.parent.parent.name != "tmp":
             yield cast(dict[str, Any], json.loads(path.read_text()))
+
+
+def holder_of(folder: Path) -> str:
+    """Which process is at work in a folder, "" where none is: a killed one leaves its name, but not the lock."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / "lock").exists():
+        return ""
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return ""
+    except (Timeout, PermissionError):  # the folder of another user: only what it says is known
+        holder = folder / "holder"
+        return holder.read_text() if holder.exists() else "another run"
 
 
 def fingerprint(path: Path) -> str:
@@ -299,10 +324,37 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _changes(old: Any, new: Any, name: str = "") -> list[str]:
+def _changes(old: dict[str, Any], new: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """Lines for people, in the order in which the ingredients stand. given: the inputs themselves, whose names say more than keys."""
+    was, now = old["inputs"], new["inputs"]
+    named = {name for name in now if any(True for _ in _refs(given[name])) or isinstance(given[name], Path)}
+    lines = [_another(name, given[name]) for name in now if name in named and was.get(name) != now[name]]
+    other = [{**made_of, "inputs": {k: v for k, v in made_of["inputs"].items() if k not in named}} for made_of in (old, new)]
+    return list(dict.fromkeys([*lines, *_differences(*other)]))
+
+
+def _another(name: str, value: Any) -> str:
+    """An input that is another one than before."""
+    if isinstance(value, Path):
+        return f"another {name}: {value.name}"
+    changed = dict.fromkeys(ref.stage for ref in _refs(value) if not ref.exists)
+    return f"because {', '.join(changed)} runs again" if changed else f"another {name}"
+
+
+def _refs(value: Any) -> Iterator[Ref[Any]]:
+    """The results among an input."""
+    match value:
+        case Ref():
+            yield value
+        case list():
+            for item in value:
+                yield from _refs(item)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         both = [*new, *(key for key in old if key not in new)]
-        return [line for key in both for line in _changes(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+        return [line for key in both for line in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
     return [] if old == new else [f"{name}: {_short(old)} -> {_short(new)}"]
 
 
@@ -331,7 +383,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / "lock", timeout=0)
+    lock = FileLock(folder / "lock", timeout=PROBE_SECONDS)
     holder = folder / "holder"
     try:
         lock.acquire()
@@ -341,6 +393,6 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
-        holder.unlink(missing_ok=True)
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()

@@ -16,7 +16,11 @@ import pytest
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from musetalk_cli import cli
+from musetalk_cli import cli, jobs
+from musetalk_cli.errors import InterruptedRun, OutputExistsError
+from musetalk_cli.jobs import Existing, dub_film, plan_jobs
+from musetalk_cli.session import Place, Voice
+from musetalk_cli.settings import Choices
 
 SIZE = (192, 192)
 SLOW = 500  # seconds that a busy machine may take
@@ -154,13 +158,6 @@ def test_3_for_a_voice_without_sound_before_any_work(home: Path, film: Path) -> 
     assert not (home / "work").exists()
 
 
-def test_3_for_a_container_that_cannot_be_written_before_the_faces(home: Path, film: Path, voice: Path) -> None:
-    done = dub(home, film, voice, home / "out.xyz", "--work-dir", home / "work")
-    assert done.returncode == 3
-    assert ".mp4" in three_lines(done)[2]
-    assert not (home / "work" / "faces").exists()
-
-
 def test_4_for_a_model_whose_weights_were_not_pulled(home: Path, film: Path, voice: Path) -> None:
     done = dub(home, film, voice, home / "out.mp4", "--model", "v15", "--json")
     assert done.returncode == 4
@@ -170,7 +167,9 @@ def test_4_for_a_model_whose_weights_were_not_pulled(home: Path, film: Path, voi
 
 
 def test_4_for_weights_that_do_not_verify(home: Path) -> None:
-    assert musetalk(home, "weights", "verify", "parsing").returncode == 4
+    done = musetalk(home, "weights", "verify", "parsing")
+    assert done.returncode == 4
+    assert "`musetalk weights pull parsing`" in done.stderr
 
 
 def test_5_for_a_film_without_any_face(home: Path, wall: Path, voice: Path) -> None:
@@ -179,6 +178,7 @@ def test_5_for_a_film_without_any_face(home: Path, wall: Path, voice: Path) -> N
     events = [json.loads(line) for line in done.stderr.splitlines()]  # nothing but JSON, the error too
     assert events[-1]["event"] == "error"
     assert events[-1]["code"] == "no_face"
+    assert "--face all" not in events[-1]["hint"]  # there was nobody to choose
     assert not (home / "out.mp4").exists()
 
 
@@ -250,6 +250,106 @@ def test_1_for_a_bug_of_ours(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert capsys.readouterr().err.splitlines()[:2] == ["musetalk: ZeroDivisionError", "  oh"]
 
 
+def test_stopped_in_the_second_language_the_same_command_goes_on(
+    tmp_path: Path, film: Path, voice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first film is delivered and must neither be refused nor made again; one of other settings is not taken for it."""
+    place, fast = Place(tmp_path / "work"), Choices(model="lite", device="cpu", preset="ultrafast")
+
+    def run(choices: Choices) -> list[Path]:
+        planned = plan_jobs(film, [f"de={voice}", f"es={voice}"], tmp_path, "", Existing(), place)
+        return dub_film(planned, choices, place, Voice("plain"), Existing())
+
+    def stopped_at_es(job: Any, *rest: Any, do: Any = jobs._dub) -> None:
+        if job.language == "es":
+            raise InterruptedRun
+        do(job, *rest)
+
+    with monkeypatch.context() as signalled:
+        signalled.setattr("musetalk_cli.jobs._dub", stopped_at_es)
+        with pytest.raises(InterruptedRun):
+            run(fast)
+    german = tmp_path / "film.de.mp4"
+    before = german.stat()
+    with pytest.raises(OutputExistsError, match="film.de.mp4: is there already"):
+        run(Choices(model="lite", device="cpu", preset="ultrafast", crf=30.0))
+    assert run(fast) == [german, tmp_path / "film.es.mp4"]
+    assert (german.stat().st_mtime_ns, german.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert f"{german}: is done already" in capsys.readouterr().err
+    german.write_bytes(b"of somebody else")
+    with pytest.raises(OutputExistsError):
+        run(fast)
+
+
+# what is refused, in words that name it
+
+
+@pytest.mark.parametrize(
+    ("arguments", "thing", "fact", "command"),
+    [
+        (["dub", "x.mp4", "--audio", "y", "--chunk", "0"], "--chunk", "0.1", "dub"),
+        (["dub", "x.mp4", "--audio", "y", "--codec", "z"], "--codec", "'z' is not one of 'auto'", "dub"),
+        (["dub", "", "--audio", "y"], "FILM", "its path is empty", "dub"),
+        (["inspect", "x.mp4", "-o", ""], "--output", "its path is empty", "inspect"),
+        (["dub"], "FILM", "is missing", "dub"),
+        (["dub", "x.mp4"], "--audio", "is missing", "dub"),
+        (["weights", "pull"], "SET", "is missing", "weights pull"),
+    ],
+)
+def test_a_refused_flag_is_the_thing_and_the_cure_names_the_command(
+    arguments: list[str], thing: str, fact: str, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSETALK_CHUNK", "10")
+    assert cli.run(arguments) == 2
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert (first, third) == (f"musetalk: {thing}", f"  see `musetalk {command} --help`")
+    assert fact in second
+
+
+def test_a_colon_in_a_name_does_not_cut_it(film: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "part 1: out.mp4"
+    output.write_text("precious")
+    assert cli.run(["dub", str(film), "--audio", str(voice), "-o", str(output)]) == 6
+    assert capsys.readouterr().err.splitlines()[:2] == [f"musetalk: {output}", "  is there already"]
+
+
+@pytest.mark.parametrize("json_too", [True, False])
+def test_a_signal_before_the_run_began_is_told(
+    json_too: bool, film: Path, voice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("musetalk_cli.jobs.plan_jobs", interrupted)
+    assert cli.run(["dub", str(film), "--audio", str(voice), "-v", *(["--json"] if json_too else [])]) == 130
+    told = capsys.readouterr()
+    if json_too:
+        assert json.loads(told.out)["error"]["code"] == "interrupted"
+    else:
+        assert told.err.splitlines() == [
+            "musetalk: interrupted",
+            "  stopped by SIGINT",
+            "  run the same command again to go on from here",
+        ]  # and no traceback, though -v was given
+
+
+def test_only_a_bug_of_ours_has_a_traceback(
+    film: Path, voice: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr("musetalk_cli.jobs.plan_jobs", broken)
+    assert cli.run(["dub", str(film), "--audio", str(voice), "-v"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "in broken" in told
+
+
+def test_the_path_on_stdout_is_no_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._answer([Path("-a film.fr.mp4"), Path("b.mp4")])
+    assert capsys.readouterr().out.splitlines() == ["./-a film.fr.mp4", "b.mp4"]
+
+
 # names, settings, the other commands
 
 
@@ -261,11 +361,9 @@ def test_any_name_is_a_name(home: Path, wall: Path, voice: Path, name: str) -> N
 
 
 def test_outputs_are_named_by_language_beside_the_film(tmp_path: Path, film: Path, voice: Path) -> None:
-    from musetalk_cli.jobs import plan_jobs
-
     def outputs(*audio: str, output: Path | None = None, language: str = "") -> list[str]:
-        jobs = plan_jobs(film, audio, output, language, overwrite=False, skip_existing=False)
-        return [job.output.relative_to(job.output.parents[1]).as_posix() for job in jobs]
+        planned = plan_jobs(film, audio, output, language, Existing(), Place(tmp_path / "work"))
+        return [job.output.relative_to(job.output.parents[1]).as_posix() for job in planned]
 
     beside = film.parent.name
     assert outputs(f"fr={voice}", f"pt-BR={voice}") == [f"{beside}/film.fr.mp4", f"{beside}/film.pt-BR.mp4"]
@@ -333,8 +431,8 @@ def test_doctor_fails_without_ffmpeg(home: Path) -> None:
 
 def test_weights_list_and_path_work_without_network(home: Path) -> None:
     listed = json.loads(musetalk(home, "weights", "list", "--json").stdout)["files"]
-    assert {row["set"] for row in listed} == {"v15", "v1", "parsing", "face-alignment", "training"}
-    assert all(row["state"] == "absent" and row["licence"] for row in listed)
+    assert {row["set"] for row in listed} == {"lite", "v15", "v1", "parsing", "face-alignment", "training"}
+    assert all(row["state"] == ("present" if row["set"] == "lite" else "absent") and row["licence"] for row in listed)
     path = musetalk(home, "weights", "path", env={"MUSETALK_WEIGHTS": str(home / "w")}).stdout.strip()
     assert path == str(home / "w")
 

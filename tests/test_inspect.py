@@ -1,6 +1,7 @@
 """Promises of inspection: everyone in a shot is told of, who is dubbed and why; a sheet shows it, for films of any length."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from made_faces import faces_at, landmarks_at, make_film, source_of
 from PIL import Image
 
 from musetalk_cli.contact_sheet import DUBBED, HEAD_PX, MARGIN_PX, OTHER, TILE_WIDTHS_PX, Label, Mark, Tile, draw_pages, letter_of
-from musetalk_cli.inspection import Inspection, report, write_sheets
+from musetalk_cli.errors import OutputExistsError, UsageError
+from musetalk_cli.inspection import Inspection, check_sheet, inspect_film, report, sheet_path, write_sheets
+from musetalk_cli.session import Place, Voice
+from musetalk_cli.settings import Choices
 from musetalk_cli.stages.s2_faces import ShotSeen, TrackSeen
 from musetalk_cli.types import Faces, Source
 
@@ -58,7 +62,7 @@ def test_a_shot_is_told_with_everyone_in_it(source: Source, shots: list[tuple[Sh
 
 def test_shots_that_stay_as_they_are_say_why(source: Source, shots: list[tuple[ShotSeen, Faces]]) -> None:
     small, nobody = (report(*shot, source) for shot in shots[1:])
-    assert (small.verdict, small.frames_with_face, small.dubbed) == ("stays as it is: nobody in it is chosen", 6, ())
+    assert (small.verdict, small.frames_with_face, small.dubbed) == ("stays as it is: A too small: 20 px wide, needs 32", 6, ())
     assert (nobody.verdict, nobody.frames_with_face, nobody.persons) == ("stays as it is: no face", 0, ())
     assert (nobody.start, nobody.duration) == (0.64, 0.16)  # to the end of the last frame
 
@@ -69,7 +73,77 @@ def test_json_is_json_and_lines_end_with_the_sheet(source: Source, shots: list[t
     assert again["shots"][0]["persons"][0]["person"] == "A"
     assert again["sheets"] == ["f.faces.png"]
     assert told.lines()[-1] == "f.faces.png"
+    assert [line.split()[0] for line in told.lines()[1:4]] == ["1", "2", "3"]  # as on the sheet and in progress
     assert len(told.lines()) == 5
+
+
+def test_the_largest_of_several_gives_the_reason(source: Source, shots: list[tuple[ShotSeen, Faces]]) -> None:
+    seen, faces = shots[1]
+    more = TrackSeen(1, 6, 0, 10, 15, (25.0, 30.0), 0.9, False, "too small: 25 px wide, needs 32")
+    told = report(replace(seen, tracks=(*seen.tracks, more)), faces, source)
+    assert told.verdict == "stays as it is: B too small: 25 px wide, needs 32, and 1 more"
+
+
+def test_the_sheet_explains_first_who_is_in_the_still(film: Path, source: Source, shots: list[tuple[ShotSeen, Faces]]) -> None:
+    from musetalk_cli.inspection import _tile
+
+    (seen, faces), small = shots[0], shots[1]
+    away = replace(seen.tracks[0], track=2, still_box=None, still_landmarks=None, size_px=(90.0, 90.0))
+    crowded = replace(seen, tracks=(*seen.tracks, away))
+    drawn = _tile(film, source, crowded, report(crowded, faces, source))
+    assert [label.letter for label in drawn.labels] == ["A", "B", "C"]
+    assert drawn.title == "Shot 1"
+    stays, why = _tile(film, source, small[0], report(*small, source)).labels
+    assert (stays.text, why.letter, why.text) == ("stays as it is", "A", "too small: 20 px wide, needs 32")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    (tmp_path / "me.png").write_bytes(b"\x89PNG")
+    return tmp_path / "me.png"
+
+
+def inspect(film: Path, output: Path, face: Path, *, overwrite: bool = True) -> None:
+    """In no work folder: what is refused here is refused before there is one."""
+    inspect_film(film, output, Choices(face=str(face)), Place(Path("/nonexistent")), Voice("none"), overwrite=overwrite)
+
+
+def test_a_sheet_never_replaces_what_is_read(film: Path, picture: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.png"
+    link.symlink_to(film)
+    with pytest.raises(UsageError, match="is itself an input"):
+        inspect(film, link, picture)
+    with pytest.raises(UsageError, match="is itself an input"):
+        inspect(film, picture, picture)
+    second = picture.rename(tmp_path / "sheet-2.png")
+    with pytest.raises(UsageError, match="sheet-2.png: is itself an input"):  # the second page, should there be one
+        inspect(film, tmp_path / "sheet.png", second)
+
+
+def test_a_sheet_is_a_png_and_never_the_film(film: Path, picture: Path) -> None:
+    before = film.read_bytes()
+    with pytest.raises(UsageError, match="cannot write .mkv"):
+        inspect(film, film, picture)
+    assert film.read_bytes() == before
+
+
+def test_no_page_replaces_a_file_unasked(film: Path, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "sheet-2.png").touch()
+    with pytest.raises(OutputExistsError, match="sheet-2.png"):
+        inspect(film, tmp_path / "sheet.png", picture, overwrite=False)
+    (tmp_path / "sheet-x.png").touch()
+    (tmp_path / "sheet-2.png").unlink()
+    check_sheet(tmp_path / "sheet.png", [film], overwrite=False)  # the other one is no page
+
+
+def test_a_sheets_folder_that_is_not_there_is_told_before_any_work(film: Path, picture: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere: not a folder that can be written"):
+        inspect(film, tmp_path / "nowhere" / "sheet.png", picture)
+
+
+def test_a_sheet_goes_into_a_folder_under_its_usual_name(film: Path, tmp_path: Path) -> None:
+    assert sheet_path(film, tmp_path) == tmp_path / "a film.faces.png"
+    assert sheet_path(film, None) == film.with_name("a film.faces.png")
 
 
 def test_sheet_frames_the_dubbed_face_and_shows_when(

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 from musetalk_cli.errors import InterruptedRun
-from musetalk_cli.progress import Events, JsonLines, Live, Plain, Tally, choose_face, clock, open_events
+from musetalk_cli.progress import (
+    AROUND_LINE,
+    BAR_COLUMNS,
+    Events,
+    JsonLines,
+    Live,
+    Plain,
+    Tally,
+    choose_face,
+    clock,
+    open_events,
+    sentence,
+)
 from musetalk_cli.signals import stop_on_signals
 
 START = {"film": "a.mp4", "audio": "fr.wav", "output": "a.fr.mp4", "frames": 100, "seconds": 4.0, "shots": 2, "model": "lite"}
@@ -76,7 +88,7 @@ def test_plain_lines_say_what_is_done_and_what_was_kept() -> None:
         events.emit("run.done", output="a.fr.mp4", frames=100, seconds=61.2)
     lines = out.getvalue().splitlines()
     assert lines[0] == "a.mp4 with fr.wav: 100 frames, 2 shots, 0:04, model lite"
-    assert "0/100 frames" in lines[2] and "10% from an earlier run" in lines[2] and "left" in lines[2]
+    assert "0/100 frames" in lines[2] and "11% from an earlier run" in lines[2] and "left" in lines[2]
     assert lines[3] == "warning: 12 frames show no face; they stay as they are"
     assert lines[4] == "a.fr.mp4: 100 frames in 1:01"
 
@@ -101,9 +113,41 @@ def test_time_left_follows_what_was_measured_not_what_was_reused() -> None:
     assert kept.seconds_left is None and kept.fps == 0
 
 
+def test_what_was_reused_is_never_more_than_what_is_done() -> None:
+    """A frame of each stage costs another time; both figures of a line are of the same whole."""
+    cheap = tally_after(done("latents", "0000", reused=True), done("masks", "0000", reused=True))
+    assert cheap.reused_share == cheap.share == pytest.approx((20 + 10) / 190 / 2)
+    more = tally_after(done("latents", "0000", reused=True), done("inference", "0000"))
+    assert 0 < more.reused_share < more.share
+
+
 def test_a_second_language_counts_from_zero() -> None:
-    tally = tally_after(done("faces", "0000", reused=True), {"event": "run.start", **START})
-    assert tally.share == 0 and tally.reused == 0 and tally.frames == 100
+    remuxed = {"event": "stage.start", "stage": "remux", "unit": "film"}
+    tally = tally_after(done("faces", "0000", reused=True), remuxed, {"event": "run.start", **START})
+    assert tally.share == 0 and not tally.reused and tally.frames == 100
+    assert "remux" not in tally.line()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_line_fits_its_room_and_keeps_the_stage_and_the_time_left(columns: int) -> None:
+    tally = Tally()
+    start = {"event": "run.start", **START, "frames": 172_800, "shots": 1234}
+    step = {"event": "stage.start", "stage": "inference", "unit": "01230"}
+    for record in (start, done("faces", "0000", reused=True), done("latents", "0000", seconds=0.5), step):
+        tally.take(record)
+    room = columns - BAR_COLUMNS - AROUND_LINE
+    line = tally.line(room)
+    assert len(line) <= room
+    assert "inference shot 1231/1234" in line and line.endswith("left") == (columns == 80)
+    assert len(tally.line()) > room
+
+
+def test_one_shot_is_one_shot() -> None:
+    assert "1 shot," in sentence({"event": "run.start", **START, "shots": 1})
+
+
+def test_a_film_that_is_there_is_told() -> None:
+    assert sentence({"event": "run.kept", "output": "a.fr.mp4"}) == "a.fr.mp4: is done already"
 
 
 def test_live_bar_shows_the_stage_and_leaves_warnings_above(

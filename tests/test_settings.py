@@ -63,6 +63,11 @@ def test_what_is_no_model_is_refused(name: str, fact: str, tmp_path: Path, monke
         choose_model(name, tmp_path, "cpu")
 
 
+def test_a_face_that_is_no_file_is_refused_with_the_words_there_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--face biggest: neither largest, all, nor a file"):
+        dub_config(Choices(model="lite", face="biggest", weights=tmp_path), choose_runtime(Choices(device="cpu")))
+
+
 def write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)

@@ -395,12 +395,25 @@ def test_list_tells_present_absent_and_wrong(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(weights, "SETS", {"toy": TOY})
     (tmp_path / "net").mkdir()
     (tmp_path / "net/config.json").write_bytes(SMALL)
-    assert [status.state for status in weights.list_sets(tmp_path)] == ["present", "absent"]
+    assert [status.state for status in listed(tmp_path)] == ["present", "absent"]
     assert not weights.complete("toy", tmp_path)
     (tmp_path / "net/model.safetensors").write_bytes(BIG[:-1])
-    config, net = weights.list_sets(tmp_path)
+    config, net = listed(tmp_path)
     assert (config.state, net.state, net.fact) == ("present", "wrong", "1048575 bytes, should be 1048576")
     assert weights.complete("toy", tmp_path)  # whether it is any good, loading and verify tell
+
+
+def listed(folder: Path) -> list[weights.FileStatus]:
+    """Those that are pulled."""
+    return [status for status in weights.list_sets(folder) if status.set != "lite"]
+
+
+def test_list_shows_the_model_that_comes_along_and_pull_says_so(tmp_path: Path) -> None:
+    lite = [status for status in weights.list_sets(tmp_path) if status.set == "lite"]
+    assert {status.state for status in lite} == {"present"} and all(status.file.licence for status in lite)
+    for ask in (weights.pull, weights.verify):
+        with pytest.raises(UsageError, match="lite: comes along"):
+            ask("lite", tmp_path)
 
 
 def test_verify_finds_a_flipped_bit_and_names_both_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,22 @@ def test_why_names_the_setting_that_changed(tmp_path: Path, film: Path) -> None:
         assert work.why(total, found, config=Knobs(2.0), unit="film") == ["config.gain: 1.0 -> 2.0"]
 
 
+def test_why_names_files_and_stages_where_it_can(tmp_path: Path, film: Path) -> None:
+    other = tmp_path / "other.bin"
+    other.write_bytes(b"another")
+    with Work.open(tmp_path / "work", Events(), Stop()) as work:
+        found = work.ref(numbers, film, config=Knobs(), unit="film")
+        assert work.why(total, found, config=Knobs(), unit="film") == ["waits for numbers"]
+        work.do(numbers, film, config=Knobs(), runtime=Runtime(), unit="film")
+        work.do(total, found, config=Knobs(), runtime=Runtime(), unit="film")
+        assert work.why(numbers, other, config=Knobs(), unit="film") == ["another film: other.bin"]
+        changed = work.ref(numbers, other, config=Knobs(), unit="film")
+        why = work.why(total, changed, config=Knobs(2.0), unit="film")
+        assert why == ["because numbers runs again", "config.gain: 1.0 -> 2.0"]
+        work.do(numbers, other, config=Knobs(), runtime=Runtime(), unit="film")
+        assert work.why(total, changed, config=Knobs(), unit="film") == ["another found"]
+
+
 def test_results_hold_no_pickle_and_say_what_made_them(tmp_path: Path, film: Path) -> None:
     run(tmp_path / "work", film)
     kept: list[dict[str, Any]] = list(kept_results(tmp_path / "work"))

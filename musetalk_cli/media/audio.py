@@ -43,7 +43,7 @@ def speech_blocks(audio: Path, block: int) -> Iterator[NDArray[np.float32]]:
             yield joined[:block]
             held, count = [joined[block:]], count - block
     if not total:
-        raise InputError(f"{audio.name}: its sound has no length", "give a voice file that plays")
+        raise InputError(f"{audio}: its sound has no length", "give a voice file that plays")
     if count:
         yield np.concatenate(held)
 
@@ -51,10 +51,10 @@ def speech_blocks(audio: Path, block: int) -> Iterator[NDArray[np.float32]]:
 def voice_of(file: InputContainer, audio: Path) -> AudioStream:
     """The sound of a voice file: its first audio stream. Raises InputError where there is none."""
     if not file.streams.audio:
-        raise InputError(f"{audio.name}: there is no sound in it", "give the file with the new voice as --audio")
+        raise InputError(f"{audio}: there is no sound in it", "give the file with the new voice as --audio")
     stream = file.streams.audio[0]
     if stream.codec_context is None:
-        raise InputError(f"{audio.name}: no decoder for its sound", "convert it first: ffmpeg -i VOICE NEW.wav")
+        raise InputError(f"{audio}: no decoder for its sound", "convert it first: ffmpeg -i VOICE NEW.wav")
     return stream
 
 
@@ -78,7 +78,7 @@ def _mono(audio: Path) -> Iterator[tuple[int, NDArray[np.float32]]]:
         start, heard = earliest_start(file), 0
         for frame in _decoded(file, stream, audio):
             if frame.sample_rate != rate_hz or frame.layout.nb_channels != channels:
-                raise InputError(f"{audio.name}: its sound changes format at {clock(heard / Fraction(rate_hz))}", _CURE)
+                raise InputError(f"{audio}: its sound changes format at {clock(heard / Fraction(rate_hz))}", _CURE)
             due = heard if frame.pts is None else round((frame.pts * cast(Fraction, frame.time_base) - start) * rate_hz)
             if due - heard > GAP * rate_hz:
                 yield from _silence(rate_hz, due - heard)
@@ -100,7 +100,7 @@ def _decoded(file: InputContainer, stream: AudioStream, audio: Path) -> Iterator
             at = packet.pts * packet.time_base if packet.pts is not None else at
             yield from packet.decode()
     except av.FFmpegError as error:
-        raise InputError(f"{audio.name}: its sound is damaged at {clock(at)} ({error.strerror})", _CURE) from error
+        raise InputError(f"{audio}: its sound is damaged at {clock(at)} ({error.strerror})", _CURE) from error
 
 
 def _silence(rate_hz: int, samples: int) -> Iterator[tuple[int, NDArray[np.float32]]]:

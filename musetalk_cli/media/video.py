@@ -69,12 +69,12 @@ def scan(video: Path, watch: Callable[[av.VideoFrame], None]) -> Timeline:
         for frame in _shown(film, stream, video, ticks, from_start=True):
             if frame.pts is None or (pts and frame.pts <= pts[-1]):
                 after = clock(pts[-1] * cast(Fraction, stream.time_base)) if pts else "its start"
-                raise InputError(f"{video.name}: the frame after {after} has no later timestamp", _cure_recode(video))
+                raise InputError(f"{video}: the frame after {after} has no later timestamp", _cure_recode(video))
             pts.append(frame.pts)
             durations.append(frame.duration)
             watch(frame)
     if not pts or (ticks is not None and len(ticks) != len(pts)):
-        raise InputError(f"{video.name}: {len(pts)} frames of its picture can be decoded", _cure_recode(video))
+        raise InputError(f"{video}: {len(pts)} frames of its picture can be decoded", _cure_recode(video))
     return Timeline(np.array(pts, np.int64), np.array(durations, np.int64))
 
 
@@ -100,7 +100,7 @@ def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[
     if number < stop:
         at = clock(int(source.pts[number]) * source.time_base)
         raise InputError(
-            f"{video.name}: frame {number} at {at} is not what it was when the film was analysed",
+            f"{video}: frame {number} at {at} is not what it was when the film was analysed",
             "the file changed or is damaged; put it back, or start again with --fresh",
         )
 
@@ -242,7 +242,7 @@ def open_film(video: Path) -> Iterator[InputContainer]:
         raise InputError(f"{video}: there is no such file", "check the path") from error
     except av.FFmpegError as error:
         fact = "is empty" if video.is_file() and video.stat().st_size == 0 else f"cannot be read ({error.strerror})"
-        raise InputError(f"{video.name}: the file {fact}", "give a film or a voice that ffmpeg plays") from error
+        raise InputError(f"{video}: the file {fact}", "give a film or a voice that ffmpeg plays") from error
     with film:
         yield film
 
@@ -253,11 +253,9 @@ def picture_of(film: InputContainer, video: Path) -> VideoStream:
     for stream in film.streams.video:
         if not stream.disposition & art:
             if stream.codec_context is None:
-                raise InputError(
-                    f"{video.name}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4"
-                )
+                raise InputError(f"{video}: no decoder for its picture", "convert it first: ffmpeg -i FILM -c:a copy NEW.mp4")
             return stream
-    raise InputError(f"{video.name}: there is no picture in it", "give a film; the voice goes with --audio")
+    raise InputError(f"{video}: there is no picture in it", "give a film; the voice goes with --audio")
 
 
 def earliest_start(film: InputContainer) -> Fraction:
@@ -370,7 +368,7 @@ def _decode(stream: VideoStream, packet: "av.Packet[VideoStream]", video: Path, 
 
 def _damaged(video: Path, stream: VideoStream, pts: int | None) -> InputError:
     at = "an unknown time" if pts is None else clock(pts * cast(Fraction, stream.time_base))
-    return InputError(f"{video.name}: the picture is damaged or cut off at {at}", _cure_recode(video))
+    return InputError(f"{video}: the picture is damaged or cut off at {at}", _cure_recode(video))
 
 
 def _cure_recode(video: Path) -> str:

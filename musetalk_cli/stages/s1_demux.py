@@ -135,7 +135,7 @@ def _check_whole(video: Path, film: InputContainer, last: Fraction, log: str) ->
     promised = Fraction(film.duration, av.time_base) - 1  # a second's grace: durations are rounded, subtitles clipped
     if last < promised and (end := _end_of(film)) < promised:
         raise InputError(
-            f"{video.name}: it is cut off at {clock(end)}, its header promises {clock(promised + 1)}",
+            f"{video}: it is cut off at {clock(end)}, its header promises {clock(promised + 1)}",
             "get a whole copy, or accept what is there: ffmpeg -i FILM -c copy NEW.mkv",
         )
 
@@ -158,7 +158,7 @@ class _SameForm:
         self.size, self.pix_fmt, self.rotation = (0, 0), "", 0
 
     def watch(self, frame: av.VideoFrame) -> None:
-        at = f"{self._video.name} at {clock(cast(int, frame.pts) * cast(Fraction, frame.time_base))}"
+        at = f"{self._video} at {clock(cast(int, frame.pts) * cast(Fraction, frame.time_base))}"
         form = ((frame.width, frame.height), frame.format.name)
         if not self.pix_fmt:
             (self.size, self.pix_fmt), self.rotation = form, frame.rotation % 360
@@ -180,9 +180,7 @@ def _check_not_mirrored(video: Path, matrix: bytes) -> None:
     if matrix:
         a, b, _, c, d, *_ = struct.unpack("=9i", matrix[:36])
         if a * d < b * c:
-            raise InputError(
-                f"{video.name}: it is to be shown mirrored", "mirror it first: ffmpeg -i FILM -crf 8 -c:a copy NEW.mp4"
-            )
+            raise InputError(f"{video}: it is to be shown mirrored", "mirror it first: ffmpeg -i FILM -crf 8 -c:a copy NEW.mp4")
 
 
 def _streams(film: InputContainer, log: str) -> Iterator[Stream]:
@@ -205,7 +203,7 @@ def _colour(video: Path, picture: VideoStream, pix_fmt: str, log: str) -> Colour
     context = picture.codec_context
     matrix = _name(MATRIX, context.colorspace)
     if matrix not in ("", *SWS_MATRIX) and not pix_fmt.startswith(("gbr", "rgb", "bgr")):
-        raise InputError(f"{video.name}: its colour matrix is {matrix}, which cannot be undone here", _CURE_MATRIX)
+        raise InputError(f"{video}: its colour matrix is {matrix}, which cannot be undone here", _CURE_MATRIX)
     return Colour(
         pix_fmt,
         matrix,

@@ -89,7 +89,7 @@ def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runti
     """
     if source.rotation % 360:
         raise InputError(
-            f"{video.name}: is stored turned by {source.rotation} degrees, which is not supported",
+            f"{video}: is stored turned by {source.rotation} degrees, which is not supported",
             "turn it upright first: `ffmpeg -i FILM -crf 12 -c:a copy UPRIGHT.mp4`",
         )
     with _open_analyser(config.analyser, runtime) as analyser:

@@ -107,16 +107,16 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
     three_letters(config.language)
     container = CONTAINERS[config.suffix]
     if container.name == "avi" and source.pts[0] != 0:
-        raise InputError(f"{video.name}: AVI cannot begin later than at zero", "choose another container: -o NAME.mp4")
+        raise InputError(f"{video}: AVI cannot begin later than at zero", "choose another container: -o NAME.mp4")
     if (
         container.name == "avi"
         and (int(source.pts[-1]) + 1) * source.time_base / _avi_tick(source) > AVI_TICKS_A_FRAME * source.frames
     ):
-        raise InputError(f"{video.name}: AVI cannot hold its variable frame rate", "choose another container: -o NAME.mp4")
+        raise InputError(f"{video}: AVI cannot hold its variable frame rate", "choose another container: -o NAME.mp4")
     step = source.time_base / (container.tick or source.time_base)
     if np.any(source.pts * step.numerator % step.denominator):
         raise InputError(
-            f"{video.name}: its timestamps are not whole milliseconds, and {config.suffix} holds no others",
+            f"{video}: its timestamps are not whole milliseconds, and {config.suffix} holds no others",
             "choose the film's own container or .mp4: -o NAME.mp4",
         )
     with open_film(video) as film:
@@ -339,7 +339,7 @@ def _check_held(video: Path, stream: Any, container: Container, config: RemuxCon
     if not held:
         name = stream.codec.canonical_name if stream.codec_context else "unknown"
         raise InputError(
-            f"{video.name}: {config.suffix} cannot hold its stream {stream.index} ({stream.type}, {name})",
+            f"{video}: {config.suffix} cannot hold its stream {stream.index} ({stream.type}, {name})",
             f"choose .mkv, or take it out: ffmpeg -i FILM -map 0 -map -0:{stream.index} -c copy NEW{video.suffix}",
         )
 
