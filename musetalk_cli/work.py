@@ -329,8 +329,10 @@ def _changes(old: dict[str, Any], new: dict[str, Any], given: dict[str, Any]) ->
     was, now = old["inputs"], new["inputs"]
     named = {name for name in now if any(True for _ in _refs(given[name])) or isinstance(given[name], Path)}
     lines = [_another(name, given[name]) for name in now if name in named and was.get(name) != now[name]]
-    other = [{**made_of, "inputs": {k: v for k, v in made_of["inputs"].items() if k not in named}} for made_of in (old, new)]
-    return list(dict.fromkeys([*lines, *_differences(*other)]))
+    before, after = (
+        {**made_of, "inputs": {k: v for k, v in made_of["inputs"].items() if k not in named}} for made_of in (old, new)
+    )
+    return list(dict.fromkeys([*lines, *_differences(before, after)]))
 
 
 def _another(name: str, value: Any) -> str:
