@@ -55,11 +55,8 @@ def main() -> None:
         if row.table != table:
             table = row.table
             print(f"\n{table}\n{'':20}{'PSNR':>8}{'SSIM':>8}{'sync':>8}   paper: FID / CSIM / LSE-C")
-        print(
-            f"{row.name:20}"
-            + "".join(f"{found.get(key, float('nan')):8.3f}" for key in ("psnr", "ssim", "sync"))
-            + f"   {row.paper}"
-        )
+        shown = [f"{found[key]:8.3f}" if key in found else f"{'-':>8}" for key in ("psnr", "ssim", "sync")]
+        print(f"{row.name:20}{''.join(shown)}   {row.paper}")
 
 
 def trained(row: Row, asked: argparse.Namespace) -> dict[str, float]:
