@@ -31,7 +31,6 @@ Factor = tuple[int, int]  # by which a block makes a map smaller: height, width
 
 FPS = 25
 FRAMES = 16  # that are seen at once, 0.64 s
-LOWER_HALF = (128, 256)  # height and width of what is seen of each
 MELS = 80
 MEL_HOP = 200  # samples
 MELS_PER_SECOND = SAMPLE_RATE_HZ // MEL_HOP  # 80

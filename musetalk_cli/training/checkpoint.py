@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from musetalk_cli.errors import MissingError
+from musetalk_cli.work import sync
 
 STATE_FILE = "state.json"
 NAME = re.compile(r"step-(\d{8,})")
@@ -48,11 +49,11 @@ def save_checkpoint(folder: Path, step: int, tables: Tables, facts: Mapping[str,
         save_file({key: _plain(value) for key, value in tensors.items()}, beside / f"{name}.safetensors")
     (beside / STATE_FILE).write_text(json.dumps({**facts, "step": step, "tables": sorted(tables)}, indent=2) + "\n")
     for file in (*beside.iterdir(), beside):
-        _sync(file)
+        sync(file)
     if path.exists():  # an earlier run of the same step: what was resumed from an older one wins
         shutil.rmtree(path)
     os.replace(beside, path)
-    _sync(folder)
+    sync(folder)
     for old in checkpoints(folder)[: -max(keep, 1)]:
         shutil.rmtree(old)
     return path
@@ -124,11 +125,3 @@ def fill_net(net: nn.Module, table: Mapping[str, Tensor], path: Path) -> None:
 def _plain(value: Tensor) -> Tensor:
     """Own, row-major memory on the CPU: safetensors takes neither shared nor strided tensors."""
     return value.detach().to("cpu").contiguous().clone()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
