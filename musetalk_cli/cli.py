@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from musetalk_cli import __version__
-from musetalk_cli.config import MaskMode
+from musetalk_cli.config import MaskMode, Silence
 from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, UsageError
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.training.cli import app as training_app
@@ -83,7 +83,34 @@ Length = Annotated[
     _option("--length", env="LENGTH", help="keep: a longer voice goes on after the picture; trim: it does not."),
 ]
 Audio = Annotated[
-    list[str], _option("--audio", metavar="[LANG=]PATH", help="The new voice. Repeat for more languages over one analysis.")
+    list[str] | None,
+    _option(
+        "--audio",
+        metavar="[LANG=|NAME=]PATH",
+        help="The new voice. Repeat for more languages over one analysis; with --cast, for the persons' voices.",
+    ),
+]
+Cast = Annotated[
+    Path | None,
+    _option("--cast", metavar="CAST", parser=_path, help="Who gets which voice: the cast.toml that `inspect` drafts."),
+]
+Mix = Annotated[
+    Path | None, _option("--mix", metavar="PATH", parser=_path, help="Music and effects; the new voice is laid over them.")
+]
+SilencePolicy = Annotated[
+    Silence,
+    _option("--silence", env="SILENCE", help="The mouth in the voice's pauses. auto: shut, or the film's own where that rests."),
+]
+MaxYaw = Annotated[
+    float, _option("--max-yaw", env="MAX_YAW", min=0, max=90, metavar="DEGREES", help="Heads turned further stay as they are.")
+]
+Steady = Annotated[
+    float, _option("--steady", env="STEADY", min=0, max=3, metavar="X", help="How much mouths are steadied in time; 0 is off.")
+]
+Copy = Annotated[bool, _option("--copy/--no-copy", env="COPY", help="Stretches without a new mouth keep the film's own packets.")]
+OriginalAudio = Annotated[
+    bool,
+    _option("--original-audio/--no-original-audio", env="ORIGINAL_AUDIO", help="The film's own sound stays, as further tracks."),
 ]
 Lang = Annotated[
     str, _option("--lang", help="Language of the new voice, where --audio does not say it: neither fr=PATH nor fr.wav.")
@@ -184,14 +211,21 @@ def configure(
 @app.command()
 def dub(
     film: Film,
-    audio: Audio,
+    audio: Audio = None,
+    cast: Cast = None,
+    mix: Mix = None,
     output: Output = None,
     lang: Lang = "",
     model: Model = "auto",
     weights: Weights = None,
     face: Face = "largest",
     parsing_mode: Parsing = None,
+    silence: SilencePolicy = "auto",
+    max_yaw: MaxYaw = 60.0,
+    steady: Steady = 1.0,
     length: Length = "keep",
+    original_audio: OriginalAudio = True,
+    copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
     preset: Preset = "veryfast",
@@ -209,13 +243,30 @@ def dub(
     verbose: Verbose = False,
 ) -> None:
     """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
-    from musetalk_cli.jobs import Existing, dub_film, plan_jobs
+    from musetalk_cli.jobs import Existing, Parts, dub_film, plan_jobs
     from musetalk_cli.session import Place, Voice
     from musetalk_cli.settings import Choices
 
-    choices = Choices(model, weights, face, parsing_mode, batch_size, device, codec, crf, preset, chunk, length)
+    choices = Choices(
+        model,
+        weights,
+        face,
+        parsing_mode,
+        batch_size,
+        device,
+        codec,
+        crf,
+        preset,
+        chunk,
+        length,
+        silence,
+        max_yaw,
+        steady,
+        copy,
+        original_audio,
+    )
     place, existing = Place(work_dir, keep, fresh), Existing(overwrite, skip_existing)
-    jobs = plan_jobs(film, audio, output, lang, existing, place)
+    jobs = plan_jobs(film, audio or [], output, lang, existing, place, Parts(cast, mix))
     done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing)
     _answer({"outputs": [str(path) for path in done]} if as_json else done)
 
@@ -233,6 +284,15 @@ def inspect(
             help="Contact sheet, a .png or a folder. Default: {stem}.faces.png beside the film.",
         ),
     ] = None,
+    cast: Annotated[
+        Path | None,
+        _option(
+            "--cast",
+            metavar="CAST",
+            parser=_path,
+            help="Draft of the cast map, a .toml or a folder. Default: {stem}.cast.toml beside the film, with stills.",
+        ),
+    ] = None,
     face: Face = "largest",
     weights: Weights = None,
     chunk: Chunk = 10.0,
@@ -243,13 +303,15 @@ def inspect(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Shots and faces of FILM, and a contact sheet. `dub` reuses what it found."""
-    from musetalk_cli.inspection import inspect_film
+    """Shots, faces and persons of FILM: a contact sheet and a cast map to edit. `dub` reuses what it found."""
+    from musetalk_cli.inspection import Targets, inspect_film
     from musetalk_cli.session import Place, Voice
     from musetalk_cli.settings import Choices
 
     choices = Choices(weights=weights, face=face, chunk=chunk)
-    found = inspect_film(film, output, choices, Place(work_dir), Voice(progress, quiet, verbose), overwrite=overwrite)
+    found = inspect_film(
+        film, Targets(output, cast), choices, Place(work_dir), Voice(progress, quiet, verbose), overwrite=overwrite
+    )
     _answer(found.as_json() if as_json else found.lines())
 
 

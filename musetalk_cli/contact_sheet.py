@@ -71,11 +71,6 @@ def draw_pages(title: str, facts: str, tiles: Iterator[Tile], count: int) -> Ite
         yield _page(title, facts, where, drawn, columns)
 
 
-def letter_of(track: int) -> str:
-    """0 -> A, 25 -> Z, 26 -> AA: what a person is called within a shot."""
-    return (letter_of(track // 26 - 1) if track >= 26 else "") + chr(ord("A") + track % 26)
-
-
 def _page(title: str, facts: str, where: str, tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     width = TILE_WIDTHS_PX[columns - 1]
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]

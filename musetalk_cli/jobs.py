@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from musetalk_cli.cast_map import read_cast, with_voices
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import UsageError
 from musetalk_cli.languages import ISO_639_2, three_letters
@@ -29,24 +30,75 @@ class Existing(NamedTuple):
     skip: bool = False
 
 
+class Parts(NamedTuple):
+    """What a soundtrack is made of beside one voice."""
+
+    cast: Path | None = None
+    bed: Path | None = None  # music and effects
+
+
 def plan_jobs(
-    film: Path, audio: Sequence[str], output: Path | None, language: str, existing: Existing, place: Place
+    film: Path,
+    audio: Sequence[str],
+    output: Path | None,
+    language: str,
+    existing: Existing,
+    place: Place,
+    parts: Parts | None = None,
 ) -> list[DubJob]:
-    """A job for each voice. Raises UsageError for outputs that collide, would replace an input or cannot be written;
+    """A job for each voice, or one for a cast. Raises UsageError for outputs that collide, would replace an input or cannot be written;
     OutputExistsError for one that is there and was not made in the work folder; InputError for a file that cannot be read."""
     if existing.overwrite and existing.skip:
         raise UsageError("--overwrite and --skip-existing: only one can be meant", "choose one")
-    voices = [_voice(text, language) for text in audio]
     fingerprint(film)  # an unreadable input is told before minutes of work
-    for _, path in voices:
+    parts = parts or Parts()
+    jobs = (
+        _voice_jobs(film, audio, output, language)
+        if parts.cast is None
+        else [_cast_job(film, audio, output, language, parts.cast)]
+    )
+    jobs = [job._replace(bed=parts.bed) for job in jobs]
+    for path in (path for job in jobs for path in _sounds(job)):
         fingerprint(path)
-    jobs = [DubJob(film, path, _output(film, path, lang, output), lang) for lang, path in voices]
     _check_apart(jobs)
     for job in jobs:
         _check_target(job)
         if job.output.exists() and not any(existing) and not _was_made_in(place, job):
             raise exists_error(job.output, EXISTS_CURE)
     return jobs
+
+
+def _voice_jobs(film: Path, audio: Sequence[str], output: Path | None, language: str) -> list[DubJob]:
+    if not audio:
+        raise UsageError("is missing", "give the new voice: --audio fr.wav", thing="--audio")
+    voices = [_voice(text, language) for text in audio]
+    return [DubJob(film, path, _output(film, path, lang, output), lang) for lang, path in voices]
+
+
+def _cast_job(film: Path, audio: Sequence[str], output: Path | None, language: str, cast: Path) -> DubJob:
+    """One film with everybody's voice. --audio NAME=PATH wins over the map."""
+    named = [_named(text) for text in audio]
+    if len(dict(named)) < len(named):
+        raise UsageError("two voices for one name", "give each person one --audio", thing="--audio")
+    three_letters(language)
+    first = with_voices(read_cast(cast), dict(named)).voices()[0].path
+    target = _output(film, Path("cast"), language, output)
+    return DubJob(film, first, target, language, cast, tuple(named))
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UsageError(f"{text!r} names nobody", "with --cast write NAME=PATH, the name as in the cast map", thing="--audio")
+    return name, Path(path)
+
+
+def _sounds(job: DubJob) -> list[Path]:
+    """Every file of sound that a job reads."""
+    voices = [job.audio]
+    if job.cast is not None:
+        voices = [voice.path for voice in with_voices(read_cast(job.cast), dict(job.voices)).voices()]
+    return voices + ([] if job.bed is None else [job.bed])
 
 
 def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, existing: Existing) -> list[Path]:
@@ -126,7 +178,7 @@ def _check_apart(jobs: Sequence[DubJob]) -> None:
         fact = "more than one voice would be written there"
         raise UsageError(fact, "put {lang} into -o, and LANG= before each path", thing=str(jobs[0].output))
     inputs = [
-        path for job in jobs for path in (job.video, job.audio)
+        path for job in jobs for path in (job.video, *_sounds(job), *([] if job.cast is None else [job.cast]))
     ]  # the second job reads its voice after the first has written
     for job in jobs:
         check_apart(job.output, inputs)
@@ -148,7 +200,8 @@ def _open_inputs(jobs: Sequence[DubJob]) -> None:
     with open_film(jobs[0].video):
         pass
     for job in jobs:
-        next(speech_blocks(job.audio, SPEECH_HZ), None)
+        for path in _sounds(job):
+            next(speech_blocks(path, SPEECH_HZ), None)
 
 
 def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> None:

@@ -14,16 +14,21 @@ from musetalk_cli import __version__, weights
 from musetalk_cli.config import (
     MODELS,
     BlendConfig,
+    CastConfig,
+    CutConfig,
+    DecideConfig,
     DemuxConfig,
     DubConfig,
     FacesConfig,
+    InferenceConfig,
     MaskConfig,
     MaskMode,
     ModelConfig,
     RemuxConfig,
     Runtime,
+    Silence,
 )
-from musetalk_cli.errors import InputError, MissingError, UsageError
+from musetalk_cli.errors import MissingError, UsageError
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import sha256_of
 
@@ -48,10 +53,16 @@ class Choices:
     preset: str = "veryfast"
     chunk: float = 10.0
     length: Literal["keep", "trim"] = "keep"
+    silence: Silence = "auto"
+    max_yaw: float = DecideConfig().max_yaw
+    steady: float = 1.0
+    copy: bool = True
+    original_audio: bool = True
 
 
 def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
-    """Every knob of the stages. Raises MissingError where the model that was asked for is not there."""
+    """Every knob of the stages. Raises MissingError where the model that was asked for is not there, UsageError for an unknown face."""
+    check_face(choices.face)
     root = weights.folder(choices.weights)
     model = choose_model(choices.model, root, runtime.device)
     parsing = weights.fingerprint("parsing", root) if weights.complete("parsing", root) else ()
@@ -60,13 +71,14 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
     return DubConfig(
         demux=DemuxConfig(chunk=Fraction(str(choices.chunk))),
         faces=FacesConfig(
-            choose=choices.face,
-            choose_sha256=_portrait_sha256(choices.face),
             analyser="face-alignment" if alignment else "embedded",
             weights=alignment,
             margin=0 if first_version else 10,
         ),
+        cast=CastConfig(choose=choices.face),
+        decide=DecideConfig(silence=choices.silence, max_yaw=choices.max_yaw),
         model=model,
+        inference=_steadied(choices.steady),
         masks=MaskConfig(
             mode=choices.parsing_mode or ("raw" if first_version else "jaw"),
             parser="bisenet" if parsing else "landmarks",
@@ -74,8 +86,14 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
             cheek=80 if first_version else 90,
         ),
         blend=BlendConfig(codec=choices.codec, crf=choices.crf, preset=choices.preset),
-        remux=RemuxConfig(length=choices.length),
+        cut=CutConfig(copy=choices.copy),
+        remux=RemuxConfig(length=choices.length, original_audio=choices.original_audio),
     )
+
+
+def _steadied(strength: float) -> InferenceConfig:
+    usual = InferenceConfig()
+    return InferenceConfig(usual.heard_hz / strength, usual.answered_hz / strength) if strength > 0 else InferenceConfig(0, 0)
 
 
 def check_crf(choices: Choices, suffix: str) -> None:
@@ -154,16 +172,10 @@ def _batch_size(text: str) -> int:
     return int(text)
 
 
-def _portrait_sha256(face: str) -> str:
-    if face in ("largest", "all"):
-        return ""
-    try:
-        return sha256_of(Path(face))
-    except FileNotFoundError as error:
-        fact = "neither largest, all, nor a file"
-        raise UsageError(f"--face {face}: {fact}", "choose one of the two, or a picture of the person to dub") from error
-    except OSError as error:
-        raise InputError(f"--face {face}: {error.strerror}", "choose largest, all, or a picture of the person to dub") from error
+def check_face(face: str) -> None:
+    """Raises UsageError for what is neither a rule nor a file."""
+    if face not in ("largest", "all") and not Path(face).is_file():
+        raise UsageError(f"--face {face}: neither largest, all, nor a file", "choose one of the two, or a picture of the person to dub")
 
 
 def read_settings(files: Sequence[Path], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:

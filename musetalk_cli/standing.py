@@ -13,8 +13,8 @@ from musetalk_cli.progress import Events
 from musetalk_cli.session import Place, check_ours
 from musetalk_cli.settings import Choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.signals import Stop
-from musetalk_cli.types import DubJob, Segment, Source
-from musetalk_cli.work import Ref, Work, holder_of, kept_results
+from musetalk_cli.types import DubJob
+from musetalk_cli.work import Ref, Unmade, Work, holder_of, kept_results
 
 T = TypeVar("T")
 
@@ -71,27 +71,19 @@ def standing(film: Path, place: Place, choices: Choices | None, audio: Path | No
     runtime = choose_runtime(choices)
     job = DubJob(film, audio or film, film)
     work = Rehearsal(folder)
-    analysed = _rehearse(job, work, for_job(dub_config(choices, runtime), job), runtime, voiced=audio is not None) is not None
-    rest = (
-        ""
-        if analysed and audio
-        else "give --audio to see the rest"
-        if analysed
-        else "demux finds the shots, and with them the rest"
-    )
+    rest = _rehearse(job, work, for_job(dub_config(choices, runtime), job), runtime, voiced=audio is not None)
     return replace(found, steps=tuple(work.steps), rest=rest)
 
 
 def finished_film(job: DubJob, folder: Path, config: DubConfig, runtime: Runtime) -> Path | None:
     """The film that a run of this job would find finished in its work folder; None where it would have to make anything."""
-    from musetalk_cli.stages.s6_remux import remux
+    from musetalk_cli.pipeline import Run, make
 
     work = Rehearsal(folder)
-    rehearsed = _rehearse(job, work, config, runtime, voiced=True)
-    if rehearsed is None:
+    try:
+        film, _ = make(job, Run(job.video, config, runtime, work, Events()))
+    except Unmade:
         return None
-    source, segments = rehearsed
-    film = work.do(remux, job.video, job.audio, source, segments, config=config.remux, runtime=runtime, unit="film")
     return film.load().path if all(step.kept for step in work.steps) else None
 
 
@@ -111,23 +103,29 @@ class Rehearsal(Work):
         return ref
 
 
-def _rehearse(
-    job: DubJob, work: Rehearsal, config: DubConfig, runtime: Runtime, *, voiced: bool
-) -> tuple[Ref[Source], list[Ref[Segment]]] | None:
-    """Through the pipeline's own order, up to remux; None without a Source: nobody knows which shots there will be."""
-    from musetalk_cli.pipeline import Run, dub_shot, find_faces
-    from musetalk_cli.stages.s1_demux import demux
-    from musetalk_cli.stages.s3_latents import listen
+UNLOCKS = {
+    "demux": "demux finds the shots, and with them the rest",
+    "faces": "faces finds who could be dubbed, and with them the rest",
+    "listen": "listen hears when the voice speaks, and with it the rest",
+    "decide": "decide says which mouths are touched, and with them the rest",
+    "sound": "sound lays the voices together, and then only remux is left",
+}
 
-    source = work.do(demux, job.video, config=config.demux, runtime=runtime, unit="film")
-    if not work.steps[0].kept:
-        return None
+
+def _rehearse(job: DubJob, work: Rehearsal, config: DubConfig, runtime: Runtime, *, voiced: bool) -> str:
+    """Through the pipeline's own order; what stands between here and the rest, if anything."""
+    from musetalk_cli.pipeline import Run, find_faces, make
+    from musetalk_cli.stages.s1_demux import demux
+
     run = Run(job.video, config, runtime, work, Events())
-    found = find_faces(source, run)
-    if not voiced:
-        return source, []
-    speech = work.do(listen, job.audio, config=config.model, runtime=runtime, unit="film")
-    return source, [dub_shot(shot, source, faces, speech, run) for shot, faces in zip(source.load().shots, found, strict=True)]
+    try:
+        if voiced:
+            make(job, run)
+            return ""
+        find_faces(work.do(demux, job.video, config=config.demux, runtime=runtime, unit="film"), run)
+        return "give --audio to see the rest"
+    except Unmade as missing:
+        return UNLOCKS[missing.stage]
 
 
 def _told(steps: tuple[Step, ...]) -> list[str]:

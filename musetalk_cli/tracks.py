@@ -1,9 +1,9 @@
-"""Faces over time. In: what was seen in each frame of a shot. Out: persons, their landmarks without jitter, and who is dubbed.
+"""Faces over time. In: what was seen in each frame of a shot. Out: persons, their landmarks without jitter, and who cannot be dubbed.
 
 Pure rules over records; knows nothing of films, files or models.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from musetalk_cli.occlusion import hidden_share
 from musetalk_cli.types import Shot
 
 SAME_PLACE_IOU = 0.2  # of boxes in neighbouring frames; a head of 100 px may move 65 px in a frame
@@ -29,6 +30,7 @@ class Sighting(NamedTuple):
     score: float
     landmarks: NDArray[np.float32] | None = None  # (68, 2) source pixels; None: too small, or turned from the landmarker
     identity: NDArray[np.float32] | None = None  # (128,) of length 1, now and then
+    look: NDArray[np.uint8] | None = None  # (24, 24, 3) of occlusion.look_of; where there are landmarks of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,6 @@ class Person:
         return float(width), float(height)
 
     @property
-    def weight(self) -> float:
-        """Pixels of usable face over the shot: median area times frames with landmarks."""
-        return self.size_px[0] * self.size_px[1] * sum(seen.landmarks is not None for seen in self.sightings)
-
-    @property
     def identity(self) -> NDArray[np.float32] | None:
         """(128,) of length 1: the median over frames, so that one blurred frame says little; None where none was taken."""
         seen = [sighting.identity for sighting in self.sightings if sighting.identity is not None]
@@ -70,6 +67,15 @@ class Person:
     def landmarks(self) -> NDArray[np.float32]:
         """(K, 68, 2); of a person whose every sighting has them."""
         return np.array([seen.landmarks for seen in self.sightings], np.float32).reshape(-1, 68, 2)
+
+    @property
+    def hidden(self) -> NDArray[np.float32]:
+        """(K,) share of the lower face that looks unlike itself, 0..1; between looks by their neighbours."""
+        known = [i for i, seen in enumerate(self.sightings) if seen.look is not None]
+        if not known:
+            return np.zeros(len(self.sightings), np.float32)
+        share = hidden_share(np.array([self.sightings[i].look for i in known], np.uint8))
+        return np.asarray(np.interp(self.frames, self.frames[known], share), np.float32)
 
 
 def follow(frames: Iterable[Sequence[Sighting]], *, bridge: int) -> list[Person]:
@@ -205,74 +211,17 @@ def _gaussian(run: NDArray[np.float32], sigma: float) -> NDArray[np.float64]:
     return np.asarray(windows @ (weights / weights.sum()), np.float64)
 
 
-class Verdict(NamedTuple):
-    """Whether a person is dubbed, and why in a few words."""
-
-    chosen: bool
-    why: str
-    similarity: float | None = None  # cosine to the picture, where one was given
-
-
-def judged(persons: Sequence[Person], *, min_face: int, choose: Callable[[Sequence[Person]], list[Verdict]]) -> list[Verdict]:
-    """A verdict for each person: `choose` decides among those that are real, large enough and seen by the landmarker."""
-    verdicts = [_unfit(person, min_face) for person in persons]
-    fit = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    chosen = dict(zip(fit, choose([persons[i] for i in fit]), strict=True))
-    return [verdict or chosen[i] for i, verdict in enumerate(verdicts)]
-
-
-def _unfit(person: Person, min_face: int) -> Verdict | None:
+def unfit(person: Person, min_face: int) -> str:
+    """Why nobody can dub this person; "" for one who is real, large enough and seen by the landmarker."""
     rows = sum(seen.landmarks is not None for seen in person.sightings)
     if len(person.sightings) < SURE_ROWS and person.score < SURE_SCORE:
-        return Verdict(False, f"seen too briefly: {_frames(len(person.sightings))}, score {person.score:.2f}")
+        return f"seen too briefly: {_frames(len(person.sightings))}, score {person.score:.2f}"
     if person.size_px[0] < min_face:
-        return Verdict(False, f"too small: {person.size_px[0]:.0f} px wide, needs {min_face}")
+        return f"too small: {person.size_px[0]:.0f} px wide, needs {min_face}"
     if not rows or (rows < SURE_ROWS and person.score < SURE_SCORE):
-        return Verdict(False, "no landmarks: turned away, hidden or not a face")
-    return None
+        return "no landmarks: turned away, hidden or not a face"
+    return ""
 
 
 def _frames(count: int) -> str:
     return f"{count} frame" if count == 1 else f"{count} frames"
-
-
-def choose_all(persons: Sequence[Person]) -> list[Verdict]:
-    """Everyone."""
-    return [Verdict(True, "every face") for _ in persons]
-
-
-def choose_largest(persons: Sequence[Person]) -> list[Verdict]:
-    """The person with the most pixels of face over the shot, and then who is never in a frame with one already chosen.
-
-    One mouth a frame at most, whole persons only, so that nothing flickers; and where a cut went unnoticed, the face after it is
-    still dubbed.
-    """
-    weights = [person.weight for person in persons]
-    apart = _never_together(persons, weights)
-    yes = ["largest face" if weight == max(weights) else "only face while the largest is away" for weight in weights]
-    return [Verdict(i in apart, yes[i] if i in apart else "in the picture with a larger face") for i in range(len(persons))]
-
-
-def choose_like(picture: NDArray[np.float32], similarity: float, name: str) -> Callable[[Sequence[Person]], list[Verdict]]:
-    """Who looks like the picture, whose identity is (128,) of length 1; of two that are in one frame, the more similar."""
-
-    def choose(persons: Sequence[Person]) -> list[Verdict]:
-        found = [-1.0 if person.identity is None else float(person.identity @ picture) for person in persons]
-        alike = [i for i, value in enumerate(found) if value >= similarity]
-        apart = {alike[i] for i in _never_together([persons[i] for i in alike], [found[i] for i in alike])}
-        no = [
-            f"in the picture with one more like {name}" if i in alike else f"not the person in {name}"
-            for i in range(len(persons))
-        ]
-        return [Verdict(i in apart, f"like {name}" if i in apart else no[i], found[i]) for i in range(len(persons))]
-
-    return choose
-
-
-def _never_together(persons: Sequence[Person], value: Sequence[float]) -> set[int]:
-    """The most valuable person, the next that is in no frame with him, and so on."""
-    taken: list[int] = []
-    for i in sorted(range(len(persons)), key=lambda i: -value[i]):
-        if not any(meet(persons[i], persons[other]) for other in taken):
-            taken.append(i)
-    return set(taken)

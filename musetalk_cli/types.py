@@ -4,24 +4,40 @@ Ranges are half-open, [start, stop), in frames of the source. One row = one face
 row, two faces in a frame are two rows with different `track`; Faces, Latents and Mouths of a shot have the same rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from musetalk_cli.config import Silence
 from musetalk_cli.errors import InternalError
 
 
 class DubJob(NamedTuple):
-    """One film, one voice, one result."""
+    """One film, one voice or a cast of them, one result."""
 
     video: Path
-    audio: Path
+    audio: Path  # the voice; of a cast the first of them
     output: Path
     language: str = ""  # tag of the new voice, "fr"; "" where unknown
+    cast: Path | None = None  # a cast map
+    voices: tuple[tuple[str, Path], ...] = ()  # (person, voice) in place of those in the map
+    bed: Path | None = None  # music and effects, over which the voices are laid
+
+
+Outcome = Literal["synced", "passed through", "needs review"]
+PASS = -1  # a voice that is none: the film's own mouth
+CLOSED = -2  # likewise: a generated mouth that is shut
+
+
+class Stretch(NamedTuple):
+    """Frames [start, stop)."""
+
+    start: int
+    stop: int
 
 
 class Shot(NamedTuple):
@@ -82,6 +98,9 @@ class Source:
     colour: Colour
     sar: Fraction = Fraction(1)  # sample aspect ratio
     rotation: int = 0  # degrees, display matrix; pixels stay as coded, the tag is carried
+    profile: str = ""  # of ProRes its four letters (apch), of DNxHD its compression id (1237)
+    mastering: str = ""  # display of an HDR10 film, as x265 takes it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min), in 0.00002 and 0.0001 cd/m2
+    light: str = ""  # its MaxCLL,MaxFALL in cd/m2
 
     def __post_init__(self) -> None:
         _same("pts, durations", len(self.pts), len(self.durations))
@@ -101,27 +120,41 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What whisper-tiny hears in the new voice, from the film's start: features (T, 5, 384) float16, 50 a second, five hidden
-    states each."""
+    """What is heard in the new voice, from the film's start, 50 times a second: features (T, 5, 384) float16, whisper-tiny's five
+    hidden states; activity (T,) float16, 0..1, how surely somebody speaks."""
 
     features: NDArray[np.float16]
+    activity: NDArray[np.float16]
 
     def __post_init__(self) -> None:
         _shape("features", self.features, (None, 5, 384))
+        _shape("activity", self.activity, (len(self.features),))
 
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Faces of a shot, flat: one row a face and frame."""
+    """Faces of a shot, flat: one row a face and frame.
+
+    A tilted head is seen upright: its box lies in the picture turned by -roll about the middle of its landmarks.
+    """
 
     shot: Shot
     frame: NDArray[np.int32]  # (N,) ascending, numbered from the film's first frame
     track: NDArray[np.int16]  # (N,) the same person within a shot
     box: NDArray[np.int32]  # (N, 4) x1 y1 x2 y2, source pixels, inside the frame, x2 and y2 exclusive
     landmarks: NDArray[np.float32]  # (N, 68, 2) source pixels
+    identity: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 128), np.float32))  # (tracks, 128), NaN: not known
+    roll: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros(0, np.float32)
+    )  # (N,) degrees clockwise; none given: upright
+    hidden: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))  # (N,) share of the lower face, 0..1
 
     def __post_init__(self) -> None:
-        _same("frame, track, box, landmarks", len(self.frame), len(self.track), len(self.box), len(self.landmarks))
+        for name in ("roll", "hidden"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.zeros(len(self.frame), np.float32))
+        of_rows = (self.frame, self.track, self.box, self.landmarks, self.roll, self.hidden)
+        _same("frame, track, box, landmarks, roll, hidden", *(len(rows) for rows in of_rows))
         _shape("box", self.box, (None, 4))
         _shape("landmarks", self.landmarks, (None, 68, 2))
         _check(bool(np.all(np.diff(self.frame) >= 0)), "frames do not ascend")
@@ -131,6 +164,81 @@ class Faces:
     @property
     def rows(self) -> int:
         return len(self.frame)
+
+
+class Part(NamedTuple):
+    """What the cast asks of a track of a shot in frames [start, stop)."""
+
+    track: int
+    start: int
+    stop: int
+    voice: int = 0  # number among the voices that this shot hears, or PASS
+    why: str = ""  # of PASS: "outside the cast", ...
+    silence: Silence = "auto"
+
+
+class Casting(NamedTuple):
+    """Who in a shot gets which voice; tracks that no part names are outside the cast."""
+
+    parts: tuple[Part, ...] = ()
+
+
+class Line(NamedTuple):
+    """Frames [start, stop) in which a track's mouth is generated."""
+
+    track: int
+    start: int
+    stop: int
+    voice: int  # whose words it speaks, or CLOSED
+    fade_in: int = 0  # frames over which the generated mouth appears
+    fade_out: int = 0
+
+
+class Voicing(NamedTuple):
+    """Every line of a shot; the lines of one track lie apart."""
+
+    lines: tuple[Line, ...] = ()
+
+    def without_fades(self) -> "Voicing":
+        """The same for the ear: how mouths appear does not change what they say."""
+        return Voicing(tuple(line._replace(fade_in=0, fade_out=0) for line in self.lines))
+
+    def voice(self, frame: NDArray[np.integer], track: NDArray[np.integer]) -> NDArray[np.int16]:
+        """(N,) of the rows of Faces -> (N,) number of the voice that each follows, PASS outside of the lines."""
+        found = np.full(len(frame), PASS, np.int16)
+        for line in self.lines:
+            found[(track == line.track) & (frame >= line.start) & (frame < line.stop)] = line.voice
+        return found
+
+    def opacity(self, frame: NDArray[np.integer], track: NDArray[np.integer]) -> NDArray[np.float32]:
+        """(N,) -> (N,) 0..1, how much of the generated mouth each row shows; never 0 within a line."""
+        shown = np.zeros(len(frame), np.float32)
+        for line in self.lines:
+            within = (track == line.track) & (frame >= line.start) & (frame < line.stop)
+            rise = (frame[within] - line.start + 1) / (line.fade_in + 1)
+            fall = (line.stop - frame[within]) / (line.fade_out + 1)
+            t = np.clip(np.minimum(rise, fall), 0, 1)
+            shown[within] = t * t * (3 - 2 * t)
+        return shown
+
+
+class Verdict(NamedTuple):
+    """What becomes of a track in frames [start, stop), and why, for people."""
+
+    track: int
+    start: int
+    stop: int
+    what: Outcome
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What is done with every face of a shot. verdicts: of every track from its first to its last frame, without gap."""
+
+    shot: Shot
+    voicing: Voicing
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +284,24 @@ class Mouths:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One shot, encoded: a file of exactly `frames` frames, its timestamps those of the source (NUT: no rounding)."""
+    """Frames [start, stop), encoded to a file of their own that begins a closed GOP, timestamps those of the source (NUT: no
+    rounding)."""
 
     path: Path
-    shot: Shot
+    start: int
+    stop: int
     frames: int
 
     def __post_init__(self) -> None:
-        _same("frames of the shot and of the segment", self.shot.stop - self.shot.start, self.frames)
+        _same("frames asked for and of the segment", self.stop - self.start, self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The new soundtrack where it is not simply the voice file: voices laid together, or over music and effects."""
+
+    path: Path
+    gain_db: float  # 0, or by how much all of it was lowered so that nothing clips
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ import cattrs
 import numpy as np
 
 from musetalk_cli.config import Runtime
-from musetalk_cli.errors import InputError, MusetalkError, ResourceError, RetryableError
+from musetalk_cli.errors import InputError, InternalError, MusetalkError, ResourceError, RetryableError
 from musetalk_cli.progress import Events
 from musetalk_cli.signals import Stop
 
@@ -42,6 +42,14 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _records = cattrs.Converter()
 _records.register_unstructure_hook(Fraction, str)
 _records.register_structure_hook(Fraction, lambda text, _: Fraction(text))
+
+
+class Unmade(InternalError):
+    """A result was asked for that nobody has made."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"{stage} is not made yet")
+        self.stage = stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,9 @@ class Ref(Generic[T]):
         return (self.folder / "result.json").is_file()
 
     def load(self) -> T:
+        """Raises Unmade where it is not there."""
+        if not self.exists:
+            raise Unmade(self.stage)
         saved = json.loads((self.folder / "result.json").read_text())["record"]
         return _read_record(self.kind, saved, self.folder)
 

@@ -18,15 +18,16 @@ from made_faces import landmarks_at, source_of
 from numpy.typing import NDArray
 from PIL import Image
 
-from musetalk_cli.config import FacesConfig, Runtime
+from musetalk_cli.casting import cast_by_rule, choose_like
+from musetalk_cli.config import CastConfig, FacesConfig, Runtime
 from musetalk_cli.crop import face_box
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.media.shots import shots_between
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models.analysis import Detection, five_of
 from musetalk_cli.stages import s2_faces
-from musetalk_cli.stages.s2_faces import DETECT_EVERY, faces, read_seen
-from musetalk_cli.types import Faces, Shot
+from musetalk_cli.stages.s2_faces import DETECT_EVERY, Tracks, faces, identity_in, pick, read_seen
+from musetalk_cli.types import PASS, Faces, Part, Shot
 
 MakeFilm = Callable[..., Path]
 Rgb = NDArray[np.uint8]
@@ -59,6 +60,13 @@ def run(film: Path, out: Path, *, stops: tuple[int, ...] = (), shot: Shot | None
     return faces(film, source, shot or source.shots[0], config=settings, runtime=Runtime(), out=out)
 
 
+def like(picture: Path, found: Faces, similarity: float = CastConfig().similarity) -> tuple[Part, ...]:
+    """What `--face PICTURE` asks of the tracks."""
+    return cast_by_rule(
+        found, choose_like(identity_in(picture, FacesConfig(), Runtime()), similarity, picture.name), "auto"
+    ).casting.parts
+
+
 def nose(found: Faces) -> NDArray[np.float32]:
     return found.landmarks[:, 29]
 
@@ -89,7 +97,7 @@ def test_who_comes_back_is_the_same_person(whole: tuple[Faces, Path]) -> None:
     found, out = whole
     assert set(found.track.tolist()) == {0}
     (person,) = read_seen(out).tracks
-    assert (person.frames, person.rows, person.why) == (30, 30, "largest face")
+    assert (person.frames, person.rows, person.unfit) == (30, 30, "")
 
 
 def test_landmarks_follow_the_face_without_lag(whole: tuple[Faces, Path]) -> None:
@@ -138,31 +146,71 @@ def two(tmp_path_factory: pytest.TempPathFactory, make_film: MakeFilm, portrait:
     return make_film(tmp_path_factory.mktemp("two") / "two.mkv", frames=12, size=SIZE, picture=lambda n: picture)
 
 
-def test_largest_dubs_one_and_all_dubs_both(two: Path, tmp_path: Path) -> None:
-    largest, both = run(two, tmp_path / "largest"), run(two, tmp_path / "all", choose="all")
-    assert largest.frame.tolist() == list(range(12)) and (nose(largest)[:, 0] > 160).all()
-    assert both.frame.tolist() == [n for n in range(12) for _ in range(2)]
-    assert (nose(both)[both.track == 0, 0] < 110).all() and (nose(both)[both.track == 1, 0] > 160).all()
-    told = read_seen(tmp_path / "largest").tracks
-    assert [person.why for person in told] == ["in the picture with a larger face", "largest face"]
+@pytest.fixture(scope="module")
+def both(two: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Faces, Path]:
+    out = tmp_path_factory.mktemp("both")
+    return run(two, out), out
+
+
+def test_everyone_who_could_be_dubbed_has_a_row_in_every_frame(both: tuple[Faces, Path]) -> None:
+    found, out = both
+    assert found.frame.tolist() == [n for n in range(12) for _ in range(2)]
+    assert (nose(found)[found.track == 0, 0] < 110).all() and (nose(found)[found.track == 1, 0] > 160).all()
+    told = read_seen(out).tracks
+    assert [(person.rows, person.unfit) for person in told] == [(12, ""), (12, "")]
     assert all(person.still_box is not None and person.still_landmarks is not None for person in told)
 
 
+def test_rows_of_the_tracks_that_are_dubbed_are_picked_and_the_others_left(both: tuple[Faces, Path], tmp_path: Path) -> None:
+    whole, _ = both
+    for track in (0, 1):
+        found = pick(whole, Tracks((track,)), config=None, runtime=Runtime(), out=tmp_path)
+        assert found.frame.tolist() == list(range(12)) and set(found.track.tolist()) == {track}
+        for name in ("box", "landmarks", "roll", "hidden"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name)[whole.track == track])
+        np.testing.assert_array_equal(found.identity, whole.identity)  # by track, not by row
+    assert pick(whole, Tracks(()), config=None, runtime=Runtime(), out=tmp_path).rows == 0
+
+
 def test_small_faces_are_left_alone_and_told(two: Path, tmp_path: Path) -> None:
-    found = run(two, tmp_path / "out", choose="all", min_face=60)
+    found = run(two, tmp_path / "out", min_face=60)
     assert set(found.track.tolist()) == {1}
-    assert read_seen(tmp_path / "out").tracks[0].why.startswith("too small: 4")
+    assert read_seen(tmp_path / "out").tracks[0].unfit.startswith("too small: 4")
+    assert found.identity.shape == (2, 128)  # whose number is his place, rows or none
 
 
-def test_a_picture_chooses_the_person(two: Path, tmp_path: Path, portrait: Rgb) -> None:
+def test_the_same_person_twice_in_a_frame_is_alike_and_known(both: tuple[Faces, Path]) -> None:
+    identity = both[0].identity
+    np.testing.assert_allclose(np.linalg.norm(identity, axis=1), 1, atol=1e-5)
+    assert identity[0] @ identity[1] > 0.6
+
+
+def test_nothing_is_before_a_mouth_that_stays_as_it_is(both: tuple[Faces, Path]) -> None:
+    assert both[0].hidden.max() < 0.1
+
+
+def test_a_bar_before_a_mouth_is_seen_in_the_frames_that_it_is_there(tmp_path: Path, make_film: MakeFilm, portrait: Rgb) -> None:
+    """In [12, 17) a red bar lies over the lower lip and the chin, where it leaves the landmarks as they are."""
+
+    def picture(n: int) -> Rgb:
+        rgb = scene(portrait, (80, 170))
+        if 12 <= n < 17:
+            rgb[102:118, 140:190] = (200, 20, 20)
+        return rgb
+
+    found = run(make_film(tmp_path / "film.mkv", frames=30, size=SIZE, picture=picture, options={"crf": "12"}), tmp_path / "out")
+    barred = (found.frame >= 12) & (found.frame < 17)
+    assert found.hidden[barred].min() > 0.2
+    assert found.hidden[~barred].max() < 0.1
+
+
+def test_a_picture_chooses_the_person(both: tuple[Faces, Path], tmp_path: Path, portrait: Rgb) -> None:
     Image.fromarray(portrait[:, ::-1]).rotate(90, expand=True).save(tmp_path / "her.jpg", exif=_turned())
-    found = run(two, tmp_path / "out", choose=str(tmp_path / "her.jpg"))
-    assert found.frame.tolist() == list(range(12))  # both are her: the more similar one, in every frame
-    likeness = [person.similarity for person in read_seen(tmp_path / "out").tracks]
-    assert min(value for value in likeness if value is not None) > 0.5
-    strict = run(two, tmp_path / "strict", choose=str(tmp_path / "her.jpg"), similarity=0.999)
-    assert strict.rows == 0
-    assert read_seen(tmp_path / "strict").tracks[0].why == "not the person in her.jpg"
+    parts = like(tmp_path / "her.jpg", both[0])
+    assert sorted(part.voice for part in parts) == [PASS, 0]  # both are her: the more similar one, in every frame
+    assert next(part.why for part in parts if part.voice == PASS) == "in the picture with one more like her.jpg"
+    strict = like(tmp_path / "her.jpg", both[0], similarity=0.999)
+    assert [(part.voice, part.why) for part in strict] == [(PASS, "not the person in her.jpg")] * 2
 
 
 def _turned() -> Image.Exif:
@@ -172,7 +220,7 @@ def _turned() -> Image.Exif:
     return exif
 
 
-def test_a_picture_that_cannot_choose_is_refused(two: Path, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_choose_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (200, 200), (90, 120, 90)).save(tmp_path / "wall.png")
     (tmp_path / "notes.jpg").write_text("her")
     for name, fact in (
@@ -181,13 +229,7 @@ def test_a_picture_that_cannot_choose_is_refused(two: Path, tmp_path: Path) -> N
         ("nobody.jpg", "no such picture"),
     ):
         with pytest.raises(InputError, match=fact):
-            run(two, tmp_path / "out", choose=str(tmp_path / name))
-
-
-def test_turned_film_is_refused_with_the_cure(two: Path, tmp_path: Path) -> None:
-    source = replace(source_of(two), rotation=270)
-    with pytest.raises(InputError, match="turn it upright first"):
-        faces(two, source, source.shots[0], config=FacesConfig(), runtime=Runtime(), out=tmp_path)
+            identity_in(tmp_path / name, FacesConfig(), Runtime())
 
 
 def test_unknown_analyser_is_refused(two: Path, tmp_path: Path) -> None:
@@ -285,7 +327,7 @@ def test_landmarks_that_the_detector_does_not_share_are_no_landmarks(
     """MediaPipe draws a front view on a profile, or takes the neighbour; the face is 60 px wide."""
     script.lands = lambda number: Script.points(number) + np.float32(apart_px)
     assert run(numbered, tmp_path / "out").rows == 0
-    assert read_seen(tmp_path / "out").tracks[0].why.startswith("no landmarks")
+    assert read_seen(tmp_path / "out").tracks[0].unfit.startswith("no landmarks")
 
 
 def test_a_mouth_outside_the_picture_is_not_dubbed(
@@ -299,9 +341,10 @@ def test_a_picture_tells_two_persons_apart(script: Script, numbered: Path, tmp_p
     Image.fromarray(np.zeros((180, 240, 3), np.uint8)).save(tmp_path / "zero.png")
     film_identity = np.eye(128, dtype=np.float32)
     script.identity = film_identity[0]
-    assert run(numbered, tmp_path / "same", choose=str(tmp_path / "zero.png")).rows == 41
-    script.embed = lambda frame, face: film_identity[0 if frame.any() else 1]  # type: ignore[method-assign]
-    assert run(numbered, tmp_path / "other", choose=str(tmp_path / "zero.png")).rows == 0
+    found = run(numbered, tmp_path / "out")
+    assert [part.voice for part in like(tmp_path / "zero.png", found)] == [0]
+    script.identity = film_identity[1]  # of the picture alone
+    assert [part.voice for part in like(tmp_path / "zero.png", found)] == [PASS]
 
 
 DATA = os.environ.get("MUSETALK_TEST_DATA")
@@ -310,13 +353,14 @@ DATA = os.environ.get("MUSETALK_TEST_DATA")
 @pytest.mark.skipif(DATA is None, reason="MUSETALK_TEST_DATA names no folder of clips")
 def test_real_people_are_told_apart_by_a_picture(tmp_path: Path) -> None:
     film = Path(str(DATA)) / "robust" / "two_people_interview.mp4"
-    everyone = run(film, tmp_path / "all", shot=Shot(0, 0, 9), choose="all")
+    everyone = run(film, tmp_path / "all", shot=Shot(0, 0, 9))
     assert sorted(everyone.track.tolist()) == [0] * 9 + [1] * 9
     source = source_of(film)
     (frame,) = read_frames(film, source, 200, 201)
     left = to_rgb(frame, source.colour)[:, : source.size[0] // 2]
     Image.fromarray(left).save(tmp_path / "left.png")
-    found = run(film, tmp_path / "one", shot=Shot(0, 0, 9), choose=str(tmp_path / "left.png"))
-    assert found.rows == 9 and (found.box[:, 2] < source.size[0] // 2).all()
-    similar = [person.similarity or 0.0 for person in read_seen(tmp_path / "one").tracks]
+    (chosen,) = [part.track for part in like(tmp_path / "left.png", everyone) if part.voice != PASS]
+    assert (everyone.box[everyone.track == chosen, 2] < source.size[0] // 2).all()
+    picture = identity_in(tmp_path / "left.png", FacesConfig(), Runtime())
+    similar = (everyone.identity @ picture).tolist()
     assert max(similar) > 0.6 and min(similar) < 0.2

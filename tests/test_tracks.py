@@ -1,4 +1,4 @@
-"""Promises of faces over time: names are kept, movement comes out as it went in, nobody is dubbed by accident."""
+"""Promises of faces over time: names are kept, movement comes out as it went in, nobody unfit is dubbed by accident."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,20 +8,8 @@ import pytest
 from made_faces import landmarks_at
 from numpy.typing import NDArray
 
-from musetalk_cli.tracks import (
-    Person,
-    Sighting,
-    Verdict,
-    choose_all,
-    choose_largest,
-    choose_like,
-    filled,
-    follow,
-    judged,
-    paired,
-    smoothed,
-    steady,
-)
+from musetalk_cli.occlusion import LOOK_PX
+from musetalk_cli.tracks import Person, Sighting, filled, follow, paired, smoothed, steady, unfit
 from musetalk_cli.types import Shot
 
 ANNA, BERT = np.eye(128, dtype=np.float32)[:2]
@@ -148,48 +136,8 @@ def test_smoothing_can_be_off_and_takes_any_number_of_rows() -> None:
         assert smoothed(np.arange(count), rows[:count], 1.0).shape == (count, 68, 2)
 
 
-def chosen(verdicts: Sequence[Verdict]) -> list[bool]:
-    return [verdict.chosen for verdict in verdicts]
-
-
 def person(frames: range, **what: object) -> Person:
     return Person(tuple(map(partial(seen, **what), frames)))  # type: ignore[arg-type]
-
-
-def test_largest_is_one_person_for_the_whole_shot() -> None:
-    steady_one, passer_by = person(range(100), width=60), person(range(40, 60), x=400, width=90)
-    verdicts = choose_largest([passer_by, steady_one])
-    assert chosen(verdicts) == [False, True]
-    assert verdicts[0].why == "in the picture with a larger face"
-
-
-def test_after_a_cut_that_nobody_noticed_the_next_face_is_dubbed_too() -> None:
-    before, after, beside = person(range(60), width=80), person(range(60, 100), x=400), person(range(50, 100), x=700, width=40)
-    assert chosen(choose_largest([before, after, beside])) == [True, True, False]
-
-
-def test_someone_turned_away_is_not_the_largest() -> None:
-    away = Person(
-        (*(seen(i, 400, width=120, look="away") for i in range(90)), *(seen(i, 400, width=120) for i in range(90, 100)))
-    )
-    assert chosen(choose_largest([away, person(range(100))])) == [False, True]
-
-
-def test_a_picture_chooses_by_likeness_and_one_of_two_likenesses() -> None:
-    near = (0.9 * ANNA + 0.436 * BERT).astype(np.float32)
-    persons = [
-        person(range(30), who=ANNA),
-        person(range(30), x=300, who=BERT),
-        person(range(30), x=500, who=near),
-        person(range(30), x=700),
-    ]
-    verdicts = choose_like(ANNA, 0.363, "anna.jpg")(persons)
-    assert chosen(verdicts) == [True, False, False, False]
-    assert [verdict.why for verdict in verdicts[1:3]] == [
-        "not the person in anna.jpg",
-        "in the picture with one more like anna.jpg",
-    ]
-    assert verdicts[1].similarity == pytest.approx(0, abs=1e-6)
 
 
 def test_one_blurred_frame_does_not_change_who_someone_is() -> None:
@@ -206,5 +154,21 @@ def test_one_blurred_frame_does_not_change_who_someone_is() -> None:
     ],
 )
 def test_who_cannot_be_dubbed_is_told_why(someone: Person, why: str) -> None:
-    verdicts = judged([someone, person(range(50))], min_face=32, choose=choose_all)
-    assert [(v.chosen, v.why) for v in verdicts] == [(False, why), (True, "every face")]
+    assert unfit(someone, 32) == why
+
+
+def test_who_is_real_large_enough_and_seen_by_the_landmarker_can_be_dubbed() -> None:
+    assert unfit(person(range(50)), 32) == ""
+    assert unfit(person(range(3)), 32) == ""  # brief, and the detector is sure
+    turning = Person((*(seen(i, look="away") for i in range(40)), *(seen(i) for i in range(40, 45))))
+    assert unfit(turning, 32) == ""
+
+
+def test_what_hides_a_mouth_between_two_looks_is_taken_to_lie_between() -> None:
+    """A frame whose landmarks are filled has no look of its own."""
+    plain, red = np.full((LOOK_PX, LOOK_PX, 3), 120, np.uint8), np.full((LOOK_PX, LOOK_PX, 3), 120, np.uint8)
+    red[12:] = (255, 0, 0)
+    looks = [plain] * 6 + [red, None, plain] + [plain] * 3
+    hidden = Person(tuple(seen(i)._replace(look=look) for i, look in enumerate(looks))).hidden
+    np.testing.assert_allclose(hidden, [0] * 6 + [1, 0.5] + [0] * 4, atol=1e-6)
+    assert Person((seen(0), seen(1))).hidden.tolist() == [0, 0]  # nobody looked

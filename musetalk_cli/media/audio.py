@@ -17,6 +17,7 @@ from musetalk_cli.errors import InputError
 from musetalk_cli.media.video import clock, earliest_start, open_film
 
 SPEECH_HZ = 16_000
+ALL_CHANNELS = -1
 GAP = Fraction(1, 50)  # seconds without packets that are filled with silence; less is rounding of timestamps
 
 
@@ -25,16 +26,16 @@ def read_speech(audio: Path) -> NDArray[np.float32]:
     return np.concatenate(list(speech_blocks(audio, SPEECH_HZ)))
 
 
-def speech_blocks(audio: Path, block: int) -> Iterator[NDArray[np.float32]]:
+def speech_blocks(audio: Path, block: int, channel: int = ALL_CHANNELS) -> Iterator[NDArray[np.float32]]:
     """The voice in pieces of `block` samples, the last one shorter: float32 mono 16 kHz, resampled by soxr HQ.
 
     Sample 0 is the file's beginning: a voice track that starts later than the file is preceded by silence, and where packets are
-    missing in the middle there is silence too. Channels are averaged. Memory is bounded by the block. Raises InputError where
-    the file has no sound, cannot be read, or is damaged, naming the time.
+    missing in the middle there is silence too. Channels are averaged, or one is taken. Memory is bounded by the block. Raises
+    InputError where the file has no sound, lacks the channel, cannot be read, or is damaged, naming the time.
     """
     held: list[NDArray[np.float32]] = []
     count = total = 0
-    for piece in _resampled(audio):
+    for piece in _resampled(audio, channel):
         held.append(piece)
         count += len(piece)
         total += len(piece)
@@ -58,10 +59,10 @@ def voice_of(file: InputContainer, audio: Path) -> AudioStream:
     return stream
 
 
-def _resampled(audio: Path) -> Iterator[NDArray[np.float32]]:
+def _resampled(audio: Path, channel: int) -> Iterator[NDArray[np.float32]]:
     """Mono pieces at 16 kHz."""
     resampler: soxr.ResampleStream | None = None
-    for rate_hz, piece in _mono(audio):
+    for rate_hz, piece in _mono(audio, channel):
         if resampler is None:
             resampler = soxr.ResampleStream(rate_hz, SPEECH_HZ, 1, dtype="float32", quality="HQ")
         yield np.asarray(resampler.resample_chunk(piece), np.float32)
@@ -69,12 +70,15 @@ def _resampled(audio: Path) -> Iterator[NDArray[np.float32]]:
         yield np.asarray(resampler.resample_chunk(np.zeros(0, np.float32), last=True), np.float32)
 
 
-def _mono(audio: Path) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """(sampling rate, samples) as they are in the file, channels averaged, gaps filled."""
+def _mono(audio: Path, channel: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """(sampling rate, samples) as they are in the file, channels averaged or one of them, gaps filled."""
     with open_film(audio) as file:
         stream = voice_of(file, audio)
         rate_hz, channels = stream.rate, stream.codec_context.channels
-        to_float = av.AudioResampler(format="fltp", layout="mono" if channels > 2 else None)
+        if channel >= channels:
+            raise InputError(f"{audio}: it has {channels} channels, none with number {channel}", "they are counted from 0")
+        downmix = channels > 2 and channel == ALL_CHANNELS
+        to_float = av.AudioResampler(format="fltp", layout="mono" if downmix else None)
         start, heard = earliest_start(file), 0
         for frame in _decoded(file, stream, audio):
             if frame.sample_rate != rate_hz or frame.layout.nb_channels != channels:
@@ -85,7 +89,8 @@ def _mono(audio: Path) -> Iterator[tuple[int, NDArray[np.float32]]]:
                 heard = due
             early = max(-due, 0)  # samples from before the file's beginning, which no player plays
             for part in to_float.resample(frame):
-                samples = np.asarray(part.to_ndarray(), np.float32).mean(axis=0)[early:]
+                planes = np.asarray(part.to_ndarray(), np.float32)
+                samples = (planes.mean(axis=0) if channel == ALL_CHANNELS else planes[channel])[early:]
                 heard += len(samples)
                 yield rate_hz, samples
 

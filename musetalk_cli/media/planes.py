@@ -86,6 +86,20 @@ def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: 
     return (_samples(frame, channel, layout)[np.ix_(ys, xs)] >> layout.shift).astype(np.float32)
 
 
+def rounded(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
+    """The frame in the same format of fewer bits, every sample of every plane rounded to the nearest; pts and colour tags stay."""
+    layout, coarse = layout_of(frame.format.name), layout_of(pix_fmt)
+    made = av.VideoFrame(frame.width, frame.height, pix_fmt)
+    drop, most = layout.depth - coarse.depth, (1 << coarse.depth) - 1
+    for channel in layout.channels:
+        half = (_samples(frame, channel, layout) >> (drop - 1)) + 1
+        _samples(made, channel, coarse)[:] = np.minimum(half >> 1, most)
+    made.pts, made.time_base = frame.pts, frame.time_base
+    made.colorspace, made.color_range = frame.colorspace, frame.color_range
+    made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc
+    return made
+
+
 class Channel(NamedTuple):
     """Where the samples of one component lie."""
 

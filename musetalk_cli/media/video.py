@@ -26,8 +26,10 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from musetalk_cli.config import BlendConfig
-from musetalk_cli.errors import InputError, InternalError, UsageError
+from musetalk_cli.errors import InputError, InternalError
+from musetalk_cli.media.encoders import ENCODERS, IN_MOV, THREADS, choose_encoder, coded_format, encoder_options
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url
+from musetalk_cli.media.planes import rounded
 from musetalk_cli.types import Colour, Source
 
 # A packet of these is one frame; one that never shows is a lost frame. Others may carry hidden frames (VP8) or none (MPEG-4 N-VOP).
@@ -41,12 +43,9 @@ SWS_MATRIX = {
     "smpte240m": Colorspace.SMPTE240M,
     "bt2020nc": Colorspace.BT2020,
 }  # matrices that swscale undoes exactly; demux refuses others
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
-# Over 45 dB against the decoded film in every frame, even of a noisy one: measured in docs/decisions.md. Without adaptive
-# quantisation, which gives noise fewer bits: the error is then the same everywhere, and clean films are smaller too.
-DEFAULT_CRF = {"libx264": 10.0, "libx265": 6.5, "libvpx-vp9": 6.0}
-ENCODERS_FOR = {".webm": ("libvpx-vp9",), ".avi": ("libx264",), ".mov": ("libx264", "libx265")}  # other containers: all
-ENCODER_THREADS = 4  # the bytes of x264 and x265 depend on it; constant, so that a rerun on another machine is bit-identical
+# Their frames say nothing of HDR10 or of how they were mastered, and little of colour: the track does.
+TOLD_BY_TRACK = ("vp9", "prores", "dnxhd", "ffv1")
+DNXHD_ID = slice(40, 44)  # of a frame's header: the compression id (SMPTE ST 2019-1)
 
 
 class Timeline(NamedTuple):
@@ -141,19 +140,25 @@ def to_rgb(frame: av.VideoFrame, colour: Colour, *, quick: bool = False) -> NDAr
 
 
 class SegmentWriter:
-    """Encodes one shot to one file: a closed GOP, pixel format, size, colour tags and sample aspect ratio as in the source.
+    """Encodes a stretch of the film to one file: a closed GOP, pixel format, size, colour tags, HDR10 and sample aspect ratio as in
+    the source.
 
-    The file is NUT, which holds timestamps in fractions of the source's time base (Matroska would round them to milliseconds),
-    moved as a whole where decoding order asks for it. The same frames give the same bytes on any machine, and all segments of a
-    film the same codec headers, so that remux joins them without encoding again. Use as a context manager; an exception inside
-    leaves an unfinished file behind.
+    The file is NUT (MOV for ProRes and DNxHR), which holds timestamps in fractions of the source's time base (Matroska would round
+    them to milliseconds), moved as a whole where decoding order asks for it. The same frames give the same bytes on any machine,
+    and all segments of a film the same codec headers, so that remux joins them without encoding again. reordering: see
+    encoder_options. Use as a context manager; an exception inside leaves an unfinished file behind.
     """
 
-    def __init__(self, path: Path, source: Source, config: BlendConfig) -> None:
+    def __init__(self, path: Path, source: Source, config: BlendConfig, *, reordering: int | None = None) -> None:
         self._path, self._source = path, source
         self._encoder = choose_encoder(source, config)
-        self._config = config
-        self._file = av.open(media_url(path), "w", format="nut", options={"fflags": "+bitexact"})
+        self._options = encoder_options(self._encoder, source, config, reordering)
+        self._pix_fmt = coded_format(self._encoder, source.colour.pix_fmt)
+        form, options = "nut", {"fflags": "+bitexact"}
+        if self._encoder in IN_MOV:
+            form = "mov"
+            options |= {"video_track_timescale": str(source.time_base.denominator), "use_editlist": "0"}
+        self._file = av.open(media_url(path), "w", format=form, options=options)
         self._stream: VideoStream | None = None
         self.frames = 0
 
@@ -165,7 +170,9 @@ class SegmentWriter:
                 f"{self._path.name}: a frame is {found}, the film {self._source.colour.pix_fmt} {self._source.size}"
             )
         if self._stream is None:
-            self._stream = self._open_stream(frame)
+            self._stream = self._open_stream()
+        if self._pix_fmt != frame.format.name:
+            frame = rounded(frame, self._pix_fmt)
         frame.time_base = self._source.time_base
         frame.pict_type = PictureType.NONE  # else x264 repeats the frame types of the film's own encoder
         self._file.mux(self._stream.encode(frame))
@@ -179,18 +186,18 @@ class SegmentWriter:
         self._file.close()
         sync_file(self._path)
 
-    def _open_stream(self, first: av.VideoFrame) -> VideoStream:
+    def _open_stream(self) -> VideoStream:
         source = self._source
-        options = _encoder_options(self._encoder, self._config, source, _hdr10(first))
-        stream = self._file.add_stream(self._encoder, rate=source.fps, options=options)
+        os.environ.setdefault("SVT_LOG", "1")  # errors alone: SVT-AV1 greets on stderr, past libav's log
+        stream = self._file.add_stream(self._encoder, rate=source.fps, options=self._options)
         if not isinstance(stream, VideoStream):
             raise InternalError(f"{self._encoder} is no video encoder")
         context = stream.codec_context
         context.width, context.height = source.size
-        context.pix_fmt = source.colour.pix_fmt
+        context.pix_fmt = self._pix_fmt
         context.time_base = stream.time_base = source.time_base
         context.sample_aspect_ratio = source.sar
-        context.thread_count = ENCODER_THREADS
+        context.thread_count = THREADS
         return stream
 
     def __enter__(self) -> Self:
@@ -201,36 +208,6 @@ class SegmentWriter:
             self.close()
         else:
             self._file.close()
-
-
-def choose_encoder(source: Source, config: BlendConfig) -> str:
-    """The encoder for this film in this container: a name that libav knows. Raises InputError where none keeps the picture as it is."""
-    pix_fmt, (width, height) = source.colour.pix_fmt, source.size
-    layout = av.VideoFormat(pix_fmt, width, height)
-    luma, chroma = layout.components[0], layout.components[-1]
-    cut = (chroma.width < luma.width and width % 2 == 1) or (chroma.height < luma.height and height % 2 == 1)
-    encoder = config.codec
-    if encoder == "auto":
-        deep = max(component.bits for component in layout.components) > 8
-        encoder = "libvpx-vp9" if config.suffix == ".webm" or cut else "libx265" if deep else "libx264"
-    if encoder not in DEFAULT_CRF:
-        raise UsageError(f"there is no encoder {encoder!r}", f"choose one of auto, {', '.join(DEFAULT_CRF)}")
-    if pix_fmt not in {form.name for form in av.Codec(encoder, "w").video_formats or ()}:
-        raise InputError(
-            f"the picture is {pix_fmt}, which {encoder} cannot keep as it is",
-            "choose another container (-o NAME.mp4), or convert the film first: ffmpeg -i FILM -pix_fmt yuv420p -crf 8 -c:a copy NEW.mp4",
-        )
-    if cut and encoder != "libvpx-vp9":
-        raise InputError(
-            f"the picture is {width}x{height}: {encoder} cannot keep an odd size in {pix_fmt}",
-            "use --codec libvpx-vp9, or crop the film first: ffmpeg -i FILM -vf crop=trunc(iw/2)*2:trunc(ih/2)*2 NEW.mp4",
-        )
-    if encoder not in ENCODERS_FOR.get(config.suffix, DEFAULT_CRF):
-        raise InputError(
-            f"{config.suffix} cannot hold the picture ({pix_fmt}, {width}x{height}) as {encoder} encodes it",
-            "choose another container: -o NAME.mp4",
-        )
-    return encoder
 
 
 @contextmanager
@@ -273,6 +250,38 @@ def side_data(frame: av.VideoFrame, name: str) -> bytes:
     """What a frame carries beside its pixels, by libav's name for it (`DISPLAYMATRIX`); empty where it carries none."""
     found = frame.side_data.get(name)
     return b"" if found is None else bytes(cast(Buffer, found))
+
+
+def hdr10(frame: av.VideoFrame) -> tuple[str, str]:
+    """HDR10's static metadata as Source has it: mastering display (SMPTE ST 2086), content light level; empty where there is none.
+
+    Layouts: libavutil/mastering_display_metadata.h. What a display leaves unsaid is 0, as in the codecs' own messages.
+    """
+    mastering, light = "", ""
+    display, level = (side_data(frame, name) for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
+    if display:
+        *numbers, primaries, luminance = struct.unpack("=22i", display[:88])
+        told = [primaries] * 8 + [luminance] * 2
+        ratios = [Fraction(numbers[2 * n], numbers[2 * n + 1]) if told[n] else Fraction(0) for n in range(10)]
+        rx, ry, gx, gy, bx, by, wx, wy = (round(ratio * 50_000) for ratio in ratios[:8])
+        low, high = (round(ratio * 10_000) for ratio in ratios[8:])
+        mastering = f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({high},{low})" if primaries or luminance else ""
+    if level:
+        light = "{},{}".format(*struct.unpack("=2I", level[:8]))
+    return mastering, light
+
+
+def profile_of(picture: VideoStream) -> str:
+    """What names the rate of a film that has no other: ProRes' four letters (apch), DNxHD's compression id (1237); else nothing.
+
+    Reads a packet of a DNxHD film.
+    """
+    codec = picture.codec.canonical_name
+    if codec == "prores":
+        return picture.codec_context.codec_tag
+    if codec == "dnxhd":
+        return str(int.from_bytes(bytes(next(picture.container.demux(picture)))[DNXHD_ID]))
+    return ""
 
 
 def clock(seconds: Fraction) -> str:
@@ -414,47 +423,3 @@ def _shown_on_ticks(
             frame.pts = int(ticks[rank]) + _delay(stream) if rank < len(ticks) else None
             rank += 1
             yield frame
-
-
-def _encoder_options(encoder: str, config: BlendConfig, source: Source, hdr10: Sequence[str]) -> dict[str, str]:
-    """Options by libav's names. Tags that the film lacks stay unset: nothing is guessed into the file."""
-    if config.preset not in PRESETS:
-        raise UsageError(f"there is no preset {config.preset!r}", f"choose one of {', '.join(PRESETS)}")
-    if hdr10 and encoder != "libx265":
-        raise InputError(f"the picture is HDR10, whose metadata {encoder} cannot keep", "use --codec libx265 and -o NAME.mp4")
-    colour = source.colour
-    tags = {
-        "colorspace": colour.matrix,
-        "color_primaries": colour.primaries,
-        "color_trc": colour.transfer,
-        "color_range": colour.range,
-        "chroma_sample_location": colour.chroma_location,
-    }
-    options = {key: value for key, value in tags.items() if value}
-    options["crf"] = f"{DEFAULT_CRF[encoder] if config.crf is None else config.crf:g}"
-    if encoder == "libvpx-vp9":
-        speed = str(max(8 - PRESETS.index(config.preset), 0))
-        return options | {"b": "0", "deadline": "good", "cpu-used": speed, "row-mt": "0"}
-    options["preset"] = config.preset
-    if encoder == "libx265":
-        threads = (f"pools={ENCODER_THREADS}", f"frame-threads={ENCODER_THREADS // 2}")
-        return options | {"x265-params": ":".join(("log-level=none", "open-gop=0", "aq-mode=0", *threads, *hdr10))}
-    if config.suffix == ".avi":  # has no timestamps to show frames by and no place for headers
-        return options | {"bf": "0", "x264-params": "aq-mode=0:cpu-independent=1:repeat-headers=1"}
-    return options | {"x264-params": "aq-mode=0:cpu-independent=1"}
-
-
-def _hdr10(frame: av.VideoFrame) -> list[str]:
-    """HDR10's static metadata, which stands in the film's frames, as x265 takes it. Layouts: libavutil/mastering_display_metadata.h."""
-    params = []
-    display, light = (side_data(frame, name) for name in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL"))
-    if display:
-        *numbers, primaries, luminance = struct.unpack("=22i", display[:88])
-        if primaries and luminance:
-            ratios = [Fraction(numbers[n], numbers[n + 1]) for n in range(0, 20, 2)]
-            rx, ry, gx, gy, bx, by, wx, wy = (round(ratio * 50_000) for ratio in ratios[:8])
-            low, high = (round(ratio * 10_000) for ratio in ratios[8:])
-            params.append(f"master-display=G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({high},{low})")
-    if light:
-        params.append("max-cll={},{}".format(*struct.unpack("=2I", light[:8])))
-    return params

@@ -1,14 +1,14 @@
-"""Who is in a shot, and whose mouth is dubbed. In: the film, a shot. Out: Faces, and `tracks.json`, which tells of everyone seen.
+"""Who is in a shot. In: the film, a shot. Out: Faces of everyone who could be dubbed, and `tracks.json`, which tells of everyone seen.
 
-    frames -- detect (every 8th; all where two looks differ) -- 68 landmarks on each face's crop -- persons -- chosen -- smoothed
+    frames -- detect (every 8th; all where two looks differ) -- 68 landmarks on each face's crop -- persons -- smoothed
 
-A frame in which the detector sees no face has no row. Knows nothing of voices or masks.
+A frame in which the detector sees no face has no row. Knows nothing of voices, masks or of who is to be dubbed.
 """
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,22 +23,8 @@ from musetalk_cli.crop import face_box
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models.analysis import Detection, EmbeddedAnalyser, FaceAnalyser, five_of
-from musetalk_cli.tracks import (
-    Person,
-    Sighting,
-    Verdict,
-    around,
-    choose_all,
-    choose_largest,
-    choose_like,
-    filled,
-    follow,
-    iou,
-    judged,
-    paired,
-    smoothed,
-    steady,
-)
+from musetalk_cli.models.looks import look_of
+from musetalk_cli.tracks import Person, Sighting, around, filled, follow, iou, paired, smoothed, steady, unfit
 from musetalk_cli.types import Faces, Shot, Source
 from musetalk_cli.work import stage
 
@@ -49,23 +35,23 @@ AGREE = 0.1  # of the face's size: how far the detector's eyes, nose and mouth m
 CLOSE_UP = 0.65  # of the box, for a second try where the landmarker saw the neighbour instead
 NEAR_MIN_FACE = 0.8  # of min_face: someone who is large enough by and large keeps his row in every frame
 MOUTH = slice(48, 68)
+ROW_FIELDS = ("frame", "track", "box", "landmarks", "roll", "hidden")
+IDENTITY_SIZE = 128  # of SFace
 TRACKS_FILE = "tracks.json"
 
 
 @dataclass(frozen=True, slots=True)
 class TrackSeen:
-    """One person of a shot, dubbed or not."""
+    """One person of a shot."""
 
     track: int  # as in Faces.track
     frames: int  # in which the detector saw the face
-    rows: int  # in which it is dubbed
+    rows: int  # in which it could be dubbed
     first: int  # frame
     last: int
     size_px: tuple[float, float]  # width and height of the detector's box, median
     score: float  # of the detector, median
-    chosen: bool
-    why: str
-    similarity: float | None = None  # cosine to the picture of --face
+    unfit: str  # why it cannot be dubbed at all; "": it can
     still_box: tuple[float, ...] | None = None  # x1 y1 x2 y2 in the frame ShotSeen.still, where the person is in it
     still_landmarks: tuple[tuple[float, float], ...] | None = None
 
@@ -75,37 +61,44 @@ class ShotSeen:
     """What `tracks.json` holds."""
 
     shot: Shot
-    still: int  # a frame that shows most of the persons, first those who are dubbed
+    still: int  # a frame that shows most of the persons, first those who could be dubbed
     faceless: int  # frames in which the detector saw nobody
     tracks: tuple[TrackSeen, ...] = ()
 
 
-@stage(version=1)
+@stage(version=2)
 def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runtime: Runtime, out: Path) -> Faces:
-    """Rows of every person that `config.choose` picks, in source pixels; beside them `out/tracks.json`, see `read_seen`.
+    """Rows of everyone who is real, large enough and seen by the landmarker; beside them `out/tracks.json`, see `read_seen`.
 
-    The box follows the released v1.5 rule from smoothed landmarks (spec 3.2 and 3.3). Raises InputError for a film that is stored
-    turned, or a picture without a face.
+    The box follows the released v1.5 rule from smoothed landmarks (spec 3.2 and 3.3).
     """
-    if source.rotation % 360:
-        raise InputError(
-            f"{video}: is stored turned by {source.rotation} degrees, which is not supported",
-            "turn it upright first: `ffmpeg -i FILM -crf 12 -c:a copy UPRIGHT.mp4`",
-        )
     with _open_analyser(config.analyser, runtime) as analyser:
-        choose = _chooser(config, analyser)
         seen = follow(_observe(video, source, shot, analyser, config), bridge=config.bridge)
-    persons = [(person, within) for person in seen if (within := _within(person, shot)).sightings]
-    verdicts = judged([within for _, within in persons], min_face=config.min_face, choose=choose)
+    everyone = [(person, within) for person in seen if (within := _within(person, shot)).sightings]
+    persons = [within for _, within in everyone]
+    why = [unfit(within, config.min_face) for within in persons]
     rows = [
-        (track, *row)
-        for track, ((person, _), verdict) in enumerate(zip(persons, verdicts, strict=True))
-        if verdict.chosen
+        (track, row)
+        for track, (person, _) in enumerate(everyone)
+        if not why[track]
         for row in _rows(person, shot, source.size, config)
     ]
-    found = _as_faces(shot, rows)
-    _write_seen(out / TRACKS_FILE, shot, [within for _, within in persons], verdicts, found)
+    found = _as_faces(shot, rows, _identities(persons))
+    _write_seen(out / TRACKS_FILE, shot, persons, why, found)
     return found
+
+
+class Tracks(NamedTuple):
+    """Numbers of tracks of a shot, ascending."""
+
+    of: tuple[int, ...]
+
+
+@stage(version=1)
+def pick(faces: Faces, tracks: Tracks, *, config: None, runtime: Runtime, out: Path) -> Faces:
+    """The rows of these tracks alone: what follows is done for nobody else."""
+    rows = np.isin(faces.track, tracks.of)
+    return replace(faces, **{name: getattr(faces, name)[rows] for name in ROW_FIELDS})
 
 
 def read_seen(folder: Path) -> ShotSeen:
@@ -134,17 +127,13 @@ def _face_alignment(weights: Path, device: str) -> FaceAnalyser:
     return FaceAlignmentAnalyser(weights, device)
 
 
-def _chooser(config: FacesConfig, analyser: FaceAnalyser) -> Callable[[Sequence[Person]], list[Verdict]]:
-    if config.choose == "largest":
-        return choose_largest
-    if config.choose == "all":
-        return choose_all
-    picture = Path(config.choose)
-    return choose_like(_identity_in(picture, analyser), config.similarity, picture.name)
+def identity_in(picture: Path, config: FacesConfig, runtime: Runtime) -> NDArray[np.float32]:
+    """(128,) of the largest face of a picture, of length 1. Raises InputError for a picture without a face, or none at all."""
+    with _open_analyser(config.analyser, runtime) as analyser:
+        return _identity_in(picture, analyser)
 
 
 def _identity_in(picture: Path, analyser: FaceAnalyser) -> NDArray[np.float32]:
-    """(128,) of the largest face of a picture."""
     try:
         with Image.open(picture) as image:
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
@@ -270,7 +259,8 @@ def _sighting(frame: Picture, face: _Face, known: list[_Face] | None, analyser: 
     due = known is not None and face.landmarks is not None
     new = due and not paired(_boxes(known or []), face.detection.box[None], SAME_FACE_IOU)
     identity = analyser.embed(frame.rgb, face.detection) if due and (new or frame.number % IDENTIFY_EVERY == 0) else None
-    return Sighting(frame.number, face.detection.box, face.detection.score, face.landmarks, identity)
+    look = None if face.landmarks is None else look_of(frame.rgb, face.landmarks)
+    return Sighting(frame.number, face.detection.box, face.detection.score, face.landmarks, identity, look)
 
 
 def _within(person: Person, shot: Shot) -> Person:
@@ -281,48 +271,59 @@ class _Row(NamedTuple):
     frame: int
     box: NDArray[np.int32]  # (4,)
     landmarks: NDArray[np.float32]  # (68, 2)
+    hidden: float
 
 
 def _rows(person: Person, shot: Shot, size: tuple[int, int], config: FacesConfig) -> Iterator[_Row]:
     whole = steady(filled(person, config.bridge), shot)
-    for frame, points in zip(whole.frames, smoothed(whole.frames, whole.landmarks, config.smooth), strict=True):
+    landmarks = smoothed(whole.frames, whole.landmarks, config.smooth)
+    for frame, points, hidden in zip(whole.frames, landmarks, whole.hidden, strict=True):
         box = face_box(points, size, margin=config.margin, shift=config.shift)
         if shot.start <= frame < shot.stop and box is not None:
-            yield _Row(int(frame), box, points)
+            yield _Row(int(frame), box, points, float(hidden))
 
 
-def _as_faces(shot: Shot, rows: list[tuple[int, int, NDArray[np.int32], NDArray[np.float32]]]) -> Faces:
-    """(track, frame, box, landmarks) of all chosen persons -> Faces, by frame and then by track."""
-    rows = sorted(rows, key=lambda row: (row[1], row[0]))
+def _identities(persons: list[Person]) -> NDArray[np.float32]:
+    """(P, 128), NaN of those whom the identity network never saw."""
+    unknown = np.full(IDENTITY_SIZE, np.nan, np.float32)
+    found = [unknown if person.identity is None else person.identity for person in persons]
+    return np.array(found, np.float32).reshape(-1, IDENTITY_SIZE)
+
+
+def _as_faces(shot: Shot, rows: list[tuple[int, _Row]], identity: NDArray[np.float32]) -> Faces:
+    """(track, row) of all persons -> Faces, by frame and then by track."""
+    rows = sorted(rows, key=lambda pair: (pair[1].frame, pair[0]))
     return Faces(
         shot,
-        np.array([frame for _, frame, _, _ in rows], np.int32),
-        np.array([track for track, _, _, _ in rows], np.int16),
-        np.array([box for _, _, box, _ in rows], np.int32).reshape(-1, 4),
-        np.array([points for _, _, _, points in rows], np.float32).reshape(-1, 68, 2),
+        np.array([row.frame for _, row in rows], np.int32),
+        np.array([track for track, _ in rows], np.int16),
+        np.array([row.box for _, row in rows], np.int32).reshape(-1, 4),
+        np.array([row.landmarks for _, row in rows], np.float32).reshape(-1, 68, 2),
+        identity,
+        hidden=np.array([row.hidden for _, row in rows], np.float32),
     )
 
 
-def _write_seen(path: Path, shot: Shot, persons: list[Person], verdicts: list[Verdict], found: Faces) -> None:
-    still = _still(shot, persons, verdicts)
+def _write_seen(path: Path, shot: Shot, persons: list[Person], why: list[str], found: Faces) -> None:
+    still = _still(shot, persons, why)
     seen_frames = {int(frame) for person in persons for frame in person.frames}
-    tracks = [_track_seen(i, *of, found, still) for i, of in enumerate(zip(persons, verdicts, strict=True))]
+    tracks = [_track_seen(i, *of, found, still) for i, of in enumerate(zip(persons, why, strict=True))]
     seen = ShotSeen(shot, still, shot.frames - len(seen_frames), tuple(tracks))
     path.write_text(json.dumps(_records.unstructure(seen), indent=1))
 
 
-def _still(shot: Shot, persons: list[Person], verdicts: list[Verdict]) -> int:
-    """The frame with most persons, those dubbed counting first; of equals the one nearest to the middle."""
+def _still(shot: Shot, persons: list[Person], why: list[str]) -> int:
+    """The frame with most persons, those who could be dubbed counting first; of equals the one nearest to the middle."""
     middle = (shot.start + shot.stop - 1) / 2
     worth = np.zeros(shot.frames)
-    for person, verdict in zip(persons, verdicts, strict=True):
+    for person, unfit_for in zip(persons, why, strict=True):
         with_landmarks = [seen.frame - shot.start for seen in person.sightings if seen.landmarks is not None]
         worth[person.frames - shot.start] += 1
-        worth[with_landmarks] += 100 if verdict.chosen else 1
+        worth[with_landmarks] += 1 if unfit_for else 100
     return max(range(shot.start, shot.stop), key=lambda frame: (worth[frame - shot.start], -abs(frame - middle)))
 
 
-def _track_seen(track: int, person: Person, verdict: Verdict, found: Faces, still: int) -> TrackSeen:
+def _track_seen(track: int, person: Person, why: str, found: Faces, still: int) -> TrackSeen:
     now = next((seen for seen in person.sightings if seen.frame == still), None)
     rows = np.flatnonzero(found.track == track)
     drawn = [found.landmarks[row] for row in rows if found.frame[row] == still]
@@ -335,9 +336,7 @@ def _track_seen(track: int, person: Person, verdict: Verdict, found: Faces, stil
         last=int(person.frames[-1]),
         size_px=(round(person.size_px[0], 1), round(person.size_px[1], 1)),
         score=round(person.score, 3),
-        chosen=verdict.chosen,
-        why=verdict.why,
-        similarity=None if verdict.similarity is None else round(verdict.similarity, 3),
+        unfit=why,
         still_box=None if now is None else tuple(round(float(v), 1) for v in now.box),
         still_landmarks=None if landmarks is None else tuple((round(float(x), 1), round(float(y), 1)) for x, y in landmarks),
     )

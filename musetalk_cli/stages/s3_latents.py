@@ -12,10 +12,11 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
-from musetalk_cli.crop import crop_face
+from musetalk_cli.crop import CROP_PX, Placement
 from musetalk_cli.media.audio import speech_blocks
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models import load_family
+from musetalk_cli.models.voice_activity import VoiceActivity
 from musetalk_cli.types import Faces, Latents, Source, Speech
 from musetalk_cli.work import stage
 
@@ -24,20 +25,25 @@ BLOCK_SAMPLES = 30 * SAMPLE_RATE_HZ  # whisper's window; each block is heard alo
 CROPS_A_BATCH = 16
 
 
-@stage(version=1)
-def listen(audio: Path, *, config: ModelConfig, runtime: Runtime, out: Path) -> Speech:
-    """The new voice through whisper-tiny's encoder: (T, 5, 384), 50 a second, T = floor(samples / 320). Source: spec 2.1."""
+@stage(version=2)
+def listen(audio: Path, channel: int, *, config: ModelConfig, runtime: Runtime, out: Path) -> Speech:
+    """The new voice through whisper-tiny's encoder, and when it speaks: 50 a second, T = floor(samples / 320). Source: spec 2.1.
+
+    channel: of the file's sound, from 0; ALL_CHANNELS mixes them.
+    """
     family = load_family(config, runtime)
+    activity, told = VoiceActivity(), []
     path, tokens = out / "features.npy", 0
     with path.open("wb") as file:  # not mapped: the pages of a long voice would count as our memory
         file.write(_npy_header(tokens))
-        for samples in speech_blocks(audio, BLOCK_SAMPLES):
+        for samples in speech_blocks(audio, BLOCK_SAMPLES, channel):
             heard = family.listen(samples)  # (<= 1500, 5, 384)
             file.write(np.ascontiguousarray(heard, np.float16).tobytes())
+            told.append(activity.hear(samples, len(heard)))
             tokens += len(heard)
         file.seek(0)
         file.write(_npy_header(tokens))
-    return Speech(np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False))
+    return Speech(np.load(path, mmap_mode="r" if tokens else None, allow_pickle=False), np.concatenate(told))
 
 
 @stage(version=1)
@@ -70,7 +76,8 @@ def _crops(video: Path, source: Source, faces: Faces) -> Iterator[NDArray[np.uin
             continue
         rgb = to_rgb(frame, source.colour)
         while row < faces.rows and faces.frame[row] == number:
-            yield crop_face(rgb, faces.box[row])
+            place = Placement.of(faces.box[row], faces.landmarks[row], faces.roll[row])
+            yield place.taken(rgb, (CROP_PX, CROP_PX))
             row += 1
 
 

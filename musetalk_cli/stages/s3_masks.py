@@ -1,8 +1,8 @@
 """Where a generated mouth may show. In: Faces, and the film where a parser looks at it. Out: Masks. Knows nothing of voices, so
 that a second language parses nothing again.
 
-    box -- square of 1.5 box sides -- labels (512, 512) by BiSeNet or from landmarks -- jaw | raw | neck mask -- steady in time
-        -- blurred, and faded to nothing inside the box -- alpha (256, 256)
+    box -- square of 1.5 box sides, turned as the box -- labels (512, 512) by BiSeNet or from landmarks -- jaw | raw | neck mask
+        -- steady in time -- blurred, and faded to nothing inside the box -- alpha (256, 256)
 """
 
 from collections.abc import Iterator
@@ -16,20 +16,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from musetalk_cli.config import MaskConfig, Runtime
+from musetalk_cli.crop import Placement
 from musetalk_cli.errors import UsageError
+from musetalk_cli.landmarks import OUTLINE, set_upright
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models import parsing
 from musetalk_cli.models.parsing import LOWER_LIP, MOUTH, NECK, NOSE, PARSE_PX, SKIN, UPPER_LIP
 from musetalk_cli.types import Faces, Masks, Source
 from musetalk_cli.work import stage
 
+Sides = tuple[bool, bool, bool, bool]  # left, top, right, bottom
 ALPHA_PX = 256  # S: side of the alpha grid over the square
 CROPS_A_BATCH = 8
 UPPER_FADE = 2  # the fade below the half line, in feathers: cheeks move least there, and networks are worst at their mask's edge
+NOWHERE = (False, False, False, False)
 STEADY_SIGMA = 1.5  # frames; BiSeNet looks at each frame alone and its outlines flicker
 
 # The 68 points of 300-W, in the order that draws an outline.
-FACE = [*range(17), *range(26, 16, -1)]  # jaw from ear to ear, back over the brows
 UPPER_LIP_LINE = [*range(48, 55), 64, 63, 62, 61, 60]
 LOWER_LIP_LINE = [*range(54, 60), 48, 60, 67, 66, 65, 64]
 MOUTH_INTERIOR = [*range(60, 68)]
@@ -48,14 +51,17 @@ def masks(video: Path, source: Source, faces: Faces, *, config: MaskConfig, runt
     crop's border shows; here the weight fades to exactly 0 inside them. Source: paper section 3.3, spec 4.2 to 4.4.
     """
     squares = np.array([square_around(box, config.expand) for box in faces.box], np.int32).reshape(-1, 4)
+    upright = set_upright(faces.landmarks, faces.roll)  # where boxes and squares lie
     shapes = np.zeros((faces.rows, ALPHA_PX, ALPHA_PX), np.uint8)
-    for row, labels in enumerate(_labels(video, source, faces, squares, config, runtime)):
+    for row, labels in enumerate(_labels(video, source, faces, upright, squares, config, runtime)):
         shape = parsing.mask_of(labels, config.mode, config.cheek)  # (512, 512) 0 | 255
         shapes[row] = cv2.resize(shape, (ALPHA_PX, ALPHA_PX), interpolation=cv2.INTER_AREA)
     if config.parser == "bisenet":
         _steady(shapes, faces)
     for row in range(faces.rows):
-        shapes[row] = _feathered(shapes[row], faces, row, squares[row], source.size, config)
+        cut = _cut(faces.box[row], source.size) if faces.roll[row] == 0 else NOWHERE
+        chin = float(upright[row, :, 1].max())
+        shapes[row] = _feathered(shapes[row], faces.box[row], chin, squares[row], cut, config)
     return Masks(shapes, squares)
 
 
@@ -68,13 +74,19 @@ def square_around(box: NDArray[np.integer], expand: float) -> tuple[int, int, in
 
 
 def _labels(
-    video: Path, source: Source, faces: Faces, squares: NDArray[np.int32], config: MaskConfig, runtime: Runtime
+    video: Path,
+    source: Source,
+    faces: Faces,
+    upright: NDArray[np.floating],
+    squares: NDArray[np.int32],
+    config: MaskConfig,
+    runtime: Runtime,
 ) -> Iterator[NDArray[np.uint8]]:
-    """(512, 512) CelebAMask-HQ labels of each row's square, row by row."""
+    """(512, 512) CelebAMask-HQ labels of each row's square, row by row. upright: (N, 68, 2) landmarks as the squares lie."""
     if faces.rows == 0:
         return
     if config.parser == "landmarks":
-        for landmarks, square in zip(faces.landmarks, squares, strict=True):
+        for landmarks, square in zip(upright, squares, strict=True):
             yield labels_from_landmarks(landmarks, square)
     elif config.parser == "bisenet":
         parser = parsing.load(runtime)
@@ -87,13 +99,13 @@ def _labels(
 def labels_from_landmarks(landmarks: NDArray[np.floating], square: NDArray[np.integer]) -> NDArray[np.uint8]:
     """(68, 2) source pixels -> (512, 512) labels as BiSeNet would draw them: neck, skin, nose, lips, mouth interior.
 
-    Blind to a hand or a microphone before the face. The lips win over the nose: however the head is tilted, the mouth can move.
+    Of an upright head, or one set upright. Blind to a hand or a microphone before the face. The lips win over the nose: however the head is tilted, the mouth can move.
     """
     scale = PARSE_PX / float(square[2] - square[0])
     points = (landmarks - square[:2]) * scale  # (68, 2) in 512-space
     labels = np.zeros((PARSE_PX, PARSE_PX), np.uint8)
     _draw(labels, _neck(points), NECK)
-    _draw(labels, points[FACE], SKIN)
+    _draw(labels, points[OUTLINE], SKIN)
     _draw(labels, _nose(points), NOSE)
     labels[_around_lips(points) & (labels == NOSE)] = SKIN
     _draw(labels, points[UPPER_LIP_LINE], UPPER_LIP)
@@ -128,17 +140,22 @@ def _around_lips(points: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def _squares(video: Path, source: Source, faces: Faces, squares: NDArray[np.int32]) -> Iterator[NDArray[np.uint8]]:
-    """(512, 512, 3) RGB of each row's square, black outside the frame; Pillow's bilinear, as published."""
+    """(512, 512, 3) RGB of each row's square; upright black outside the frame and by Pillow's bilinear, as published."""
     first, row = int(faces.frame[0]), 0
     for number, frame in enumerate(read_frames(video, source, first, int(faces.frame[-1]) + 1), first):
         if faces.frame[row] != number:
             continue
-        image = Image.fromarray(to_rgb(frame, source.colour))
+        rgb = to_rgb(frame, source.colour)
         while row < faces.rows and faces.frame[row] == number:
-            x1, y1, x2, y2 = (int(v) for v in squares[row])
-            square = image.crop((x1, y1, x2, y2))
-            yield np.asarray(square.resize((PARSE_PX, PARSE_PX), Image.Resampling.BILINEAR))
+            yield _parsed(rgb, Placement.of(squares[row], faces.landmarks[row], faces.roll[row]))
             row += 1
+
+
+def _parsed(rgb: NDArray[np.uint8], square: Placement) -> NDArray[np.uint8]:
+    if square.roll:
+        return square.taken(rgb, (PARSE_PX, PARSE_PX), how=cv2.INTER_LINEAR)
+    cut = Image.fromarray(rgb).crop(square.box)
+    return np.asarray(cut.resize((PARSE_PX, PARSE_PX), Image.Resampling.BILINEAR))
 
 
 def _batches(crops: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
@@ -167,12 +184,21 @@ def _over_time(run: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return steady
 
 
+def _cut(box: NDArray[np.integer], size: tuple[int, int]) -> Sides:
+    return bool(box[0] == 0), bool(box[1] == 0), bool(box[2] == size[0]), bool(box[3] == size[1])
+
+
 def _feathered(
-    shape: NDArray[np.uint8], faces: Faces, row: int, square: NDArray[np.integer], size: tuple[int, int], config: MaskConfig
+    shape: NDArray[np.uint8],
+    box: NDArray[np.integer],
+    chin: float,
+    square: NDArray[np.integer],
+    cut: Sides,
+    config: MaskConfig,
 ) -> NDArray[np.uint8]:
     """(256, 256) mask 0..255 -> its blend weight: blurred as in spec 4.4, then faded from within to 0 at the box's edges.
 
-    Where the box ends at the frame's own edge there is nothing to fade into, and the weight goes on.
+    cut: where the box ends at the frame's own edge there is nothing to fade into, and the weight goes on.
     """
     side_px = int(square[2] - square[0])
     cells = ALPHA_PX / side_px  # a source pixel
@@ -180,10 +206,8 @@ def _feathered(
     sigma_px = 0.3 * (half_kernel_px - 1) + 0.8  # OpenCV's rule, which the published scripts rely on
     reach = max(half_kernel_px * cells, 1.0)
 
-    box = faces.box[row]
     left, top, right, bottom = (box - np.tile(square[:2], 2)) * cells
-    cut = (box[0] == 0, box[1] == 0, box[2] == size[0], box[3] == size[1])
-    below_chin = (box[3] - faces.landmarks[row][:, 1].max()) * cells
+    below_chin = (box[3] - chin) * cells
     extended = _over_edges(shape, (left, top, right, bottom), cut)
     kernel = 2 * round(reach) + 1
     blurred = cv2.GaussianBlur(extended, (kernel, kernel), sigma_px * cells, borderType=cv2.BORDER_REPLICATE)
@@ -191,12 +215,12 @@ def _feathered(
     rises = _ramp(left, reach, cut[0])
     columns = rises * _ramp(ALPHA_PX - right, reach, cut[2])[::-1]
     top = max(top, int(ALPHA_PX * config.upper))
-    rows = _ramp(top, UPPER_FADE * reach, bool(cut[1]) and config.upper <= 0)
+    rows = _ramp(top, UPPER_FADE * reach, cut[1] and config.upper <= 0)
     rows *= _ramp(ALPHA_PX - bottom, float(np.clip(below_chin, reach / 2, reach)), cut[3])[::-1]
     return np.rint(blurred * rows[:, None] * columns).astype(np.uint8)
 
 
-def _over_edges(shape: NDArray[np.uint8], box: tuple[float, ...], cut: tuple[bool, ...]) -> NDArray[np.uint8]:
+def _over_edges(shape: NDArray[np.uint8], box: tuple[float, ...], cut: Sides) -> NDArray[np.uint8]:
     """The mask continued beyond the sides of the box where the frame ends: a parser sees black there."""
     left, top, right, bottom = box
     xs, ys = np.arange(ALPHA_PX), np.arange(ALPHA_PX)

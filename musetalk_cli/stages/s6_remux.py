@@ -28,8 +28,9 @@ from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.languages import three_letters
 from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.splice import Copied, NoSplice, copyable_points, join
 from musetalk_cli.media.video import earliest_start, open_film, packet_times, picture_of, sync_file
-from musetalk_cli.types import Film, Segment, Source
+from musetalk_cli.types import Film, Segment, Source, Stretch
 from musetalk_cli.work import stage
 
 
@@ -73,18 +74,26 @@ STALE_TAGS = (
 REMADE = ("text", "tmcd")  # data tracks of an MP4 that the muxer writes itself, from chapters and the timecode tag
 
 
-@stage(version=1)
+class Copies(NamedTuple):
+    """Stretches of the film whose packets are kept, ascending."""
+
+    of: tuple[Stretch, ...] = ()
+
+
+@stage(version=2)
 def remux(
     video: Path,
     audio: Path,
     source: Source,
     segments: Sequence[Segment],
+    copies: Copies,
     *,
     config: RemuxConfig,
     runtime: Runtime,
     out: Path,
 ) -> Film:
-    """Join the segments without encoding again and add the voice as the first sound; everything else is the film's, copied.
+    """Join segments and the film's own packets without encoding again, and add the voice as the first sound; everything else is
+    the film's, copied.
 
     The voice's first sample is at the film's start. The same inputs give the same bytes. Raises InputError where the container
     (`config.suffix`) cannot hold a stream or the timestamps, InternalError where the finished file is not what was asked.
@@ -93,11 +102,25 @@ def remux(
     path = out / f"film{config.suffix}"
     with TemporaryDirectory(dir=out) as folder:
         picture = Path(folder) / f"picture{config.suffix}"
-        join_segments(segments, source, picture)
+        if copies.of:
+            _join_with_copies(segments, copies, video, source, picture, CONTAINERS[config.suffix].name)
+        else:
+            join_segments(segments, source, picture)
         _mux(picture, audio, video, source, config, path)
     _verify(path, video, source, config)
     sync_file(path)
     return Film(path, source.frames)
+
+
+def _join_with_copies(
+    segments: Sequence[Segment], copies: Copies, video: Path, source: Source, path: Path, container: str
+) -> None:
+    splice = copyable_points(video, source, container)
+    if isinstance(splice, NoSplice):
+        raise InternalError(f"{video.name}: {splice.why}, but stretches of it were to be copied")
+    pieces: list[Copied | Segment] = [*segments, *(Copied(*stretch) for stretch in copies.of)]
+    pieces.sort(key=lambda piece: piece.start)
+    join(path, container, pieces, video, source, splice, _mux_options(source, container))
 
 
 def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
@@ -127,10 +150,11 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
 def join_segments(segments: Sequence[Segment], source: Source, path: Path) -> None:
     """One picture of all segments, packets copied; frame n has exactly the timestamp source.pts[n].
 
-    Raises InternalError where the segments are not the film's shots in order, or were not encoded alike.
+    Raises InternalError where the segments leave a gap or were not encoded alike.
     """
-    if [segment.shot for segment in segments] != list(source.shots):
-        raise InternalError(f"segments of shots {[s.shot.index for s in segments]} do not make a film of {len(source.shots)}")
+    edges = [0, *(segment.stop for segment in segments)]
+    if edges[-1] != source.frames or [segment.start for segment in segments] != edges[:-1]:
+        raise InternalError(f"segments that end at {edges[1:]} do not make a film of {source.frames} frames")
     container = CONTAINERS[path.suffix]
     with av.open(media_url(path), "w", format=container.name, options=_mux_options(source, container.name)) as film:
         stream: VideoStream | None = None
@@ -141,7 +165,7 @@ def join_segments(segments: Sequence[Segment], source: Source, path: Path) -> No
                 if stream is None:
                     stream, header = _add_picture(film, given, source, container.name), given.codec_context.extradata
                 if given.codec_context.extradata != header:
-                    raise InternalError(f"{segment.path.name}: shot {segment.shot.index} was encoded with other settings")
+                    raise InternalError(f"{segment.path.name}: frame {segment.start} on was encoded with other settings")
                 for packet in _timed_packets(part, given, segment, source):
                     packet.stream = stream
                     film.mux(packet)
@@ -156,9 +180,9 @@ def _timed_packets(
     """
     packets = [packet for packet in part.demux(given) if packet.size]
     order = np.argsort(np.array([packet.pts for packet in packets], np.int64))
-    if len(packets) != segment.shot.frames:
-        raise InternalError(f"{segment.path.name}: holds {len(packets)} frames of {segment.shot}")
-    first, delay = segment.shot.start, given.codec_context.reorder_depth
+    if len(packets) != segment.frames:
+        raise InternalError(f"{segment.path.name}: holds {len(packets)} frames of [{segment.start}, {segment.stop})")
+    first, delay = segment.start, given.codec_context.reorder_depth
     moved = cast(int, packets[order[0]].pts) * cast(Fraction, given.time_base) - int(source.pts[first]) * source.time_base
     rank = np.argsort(order)
     for number, packet in enumerate(packets):
