@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,7 +46,8 @@ def bench_film(film: Path, audio: Path, choices: Choices, *, quiet: bool) -> Ben
     with TemporaryDirectory(prefix="musetalk-bench-") as name:
         folder = Path(name)
         job = DubJob(film, audio, folder / f"film{film.suffix}")
-        dub_film([job], choices, Place(folder / "work"), Voice(quiet=quiet), Existing())
+        every_frame = replace(choices, silence="closed", copy=False)  # a voice that pauses would leave stages without work
+        dub_film([job], every_frame, Place(folder / "work"), Voice(quiet=quiet), Existing())
         with (folder / "work" / JOURNAL).open(encoding="utf-8") as journal:
             return measured(film, [json.loads(line) for line in journal])
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from musetalk_cli import __version__
 from musetalk_cli.cast_map import letters, quoted
+from musetalk_cli.crop import upright
 from musetalk_cli.media.video import clock, read_frames, to_rgb
 from musetalk_cli.pose import yaw_of
 from musetalk_cli.targets import check_apart, check_file, check_folder, check_suffix, exists_error
@@ -156,7 +157,8 @@ def _write_still(path: Path, seen: "Seen", person: int) -> None:
     centre, side = faces.landmarks[row].mean(0), float(np.ptp(faces.landmarks[row], axis=0).max()) * AROUND
     x1, y1 = (round(float(v)) for v in centre - side / 2)
     picture = Image.fromarray(to_rgb(frame, seen.source.colour)).crop((x1, y1, x1 + round(side), y1 + round(side)))
-    picture.resize((STILL_PX, STILL_PX), Image.Resampling.LANCZOS).save(path, quality=92)
+    seen_upright = Image.fromarray(upright(np.asarray(picture), seen.source.rotation))
+    seen_upright.resize((STILL_PX, STILL_PX), Image.Resampling.LANCZOS).save(path, quality=92)
 
 
 def _best_view(faces: Faces, track: int) -> tuple[float, int]:

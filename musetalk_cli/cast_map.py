@@ -37,7 +37,7 @@ ALL_CHANNELS = -1
 class VoiceFile(NamedTuple):
     """Where a voice is to be heard."""
 
-    path: Path
+    path: Path  # resolved, so that a file under two names is one voice, heard once
     channel: int = ALL_CHANNELS
 
 
@@ -115,7 +115,8 @@ def with_voices(cast_map: CastMap, voices: Mapping[str, Path]) -> CastMap:
                 f"nobody in {cast_map.path} is called {name!r}", f"choose from {', '.join(sorted(known))}", thing="--audio"
             )
     persons = tuple(
-        replace(person, voice=VoiceFile(voices[person.name])) if person.name in voices else person for person in cast_map.persons
+        replace(person, voice=VoiceFile(voices[person.name].resolve())) if person.name in voices else person
+        for person in cast_map.persons
     )
     voiced = replace(cast_map, persons=persons)
     if not voiced.voices():
@@ -189,7 +190,7 @@ def _voice(path: Path, where: str, entry: Mapping[str, Any]) -> VoiceFile | None
     channel = entry.get("channel", ALL_CHANNELS)
     if not isinstance(channel, int) or isinstance(channel, bool) or (channel < 0 and channel != ALL_CHANNELS):
         raise UsageError(f"{path}: {where}: channel {channel!r}", "channels are counted from 0")
-    return VoiceFile(path.parent / str(entry["voice"]), channel)
+    return VoiceFile((path.parent / str(entry["voice"])).resolve(), channel)
 
 
 def _silence(path: Path, where: str, entry: Mapping[str, Any]) -> Silence:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from musetalk_cli import __version__
+from musetalk_cli import __version__, config
 from musetalk_cli.config import MaskMode, Silence
-from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, UsageError
+from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, QualityGateError, UsageError
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.training.cli import app as training_app
 from musetalk_cli.training.train_cli import train_app
@@ -67,10 +67,12 @@ Parsing = Annotated[
 Batch = Annotated[str, _option("--batch-size", env="BATCH_SIZE", metavar="auto|N", help="Faces a step of the network.")]
 Device = Annotated[str, _option("--device", env="DEVICE", metavar="auto|cpu|cuda[:N]", help="Where the network runs.")]
 Codec = Annotated[
-    Literal["auto", "libx264", "libx265", "libvpx-vp9"],
-    _option("--codec", env="CODEC", help="auto: H.264, or HEVC where the film has more than 8 bits."),
+    Literal["auto", "libx264", "libx265", "libvpx-vp9", "libsvtav1", "prores_ks", "dnxhd", "ffv1"],
+    _option("--codec", env="CODEC", help="auto: the film's own codec where the output holds it."),
 ]
-Crf = Annotated[float | None, _option("--crf", env="CRF", help="Quality; lower is better. Default: visually lossless.")]
+Crf = Annotated[
+    float | None, _option("--crf", env="CRF", help="Quality; lower is better, 0 is lossless. Default: visually lossless.")
+]
 Preset = Annotated[
     Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"],
     _option("--preset", env="PRESET", metavar="NAME", help="The encoder's pace: ultrafast to veryslow."),
@@ -79,8 +81,13 @@ Chunk = Annotated[
     float, _option("--chunk", env="CHUNK", min=0.1, metavar="SECONDS", help="Longest piece; memory and lost work follow it.")
 ]
 Length = Annotated[
-    Literal["keep", "trim"],
-    _option("--length", env="LENGTH", help="keep: a longer voice goes on after the picture; trim: it does not."),
+    config.Length,
+    _option(
+        "--length",
+        env="LENGTH",
+        help="A voice longer than the picture. keep: it goes on; trim: it ends; hold: the last frame stands; "
+        "bounce: the last take runs back and forth.",
+    ),
 ]
 Audio = Annotated[
     list[str] | None,
@@ -103,6 +110,16 @@ SilencePolicy = Annotated[
 ]
 MaxYaw = Annotated[
     float, _option("--max-yaw", env="MAX_YAW", min=0, max=90, metavar="DEGREES", help="Heads turned further stay as they are.")
+]
+MinFace = Annotated[int, _option("--min-face", env="MIN_FACE", min=8, metavar="PX", help="Narrower faces stay as they are.")]
+Occlusion = Annotated[
+    float,
+    _option(
+        "--occlusion", env="OCCLUSION", min=0, max=1, metavar="SHARE", help="A mouth stays where more of the lower face is hidden."
+    ),
+]
+Fade = Annotated[
+    float, _option("--fade", env="FADE", min=0, max=2, metavar="SECONDS", help="Cross-fade between the film's mouth and the new one.")
 ]
 Steady = Annotated[
     float, _option("--steady", env="STEADY", min=0, max=3, metavar="X", help="How much mouths are steadied in time; 0 is off.")
@@ -222,6 +239,9 @@ def dub(
     parsing_mode: Parsing = None,
     silence: SilencePolicy = "auto",
     max_yaw: MaxYaw = 60.0,
+    min_face: MinFace = 32,
+    occlusion: Occlusion = 0.5,
+    fade: Fade = 0.12,
     steady: Steady = 1.0,
     length: Length = "keep",
     original_audio: OriginalAudio = True,
@@ -248,27 +268,31 @@ def dub(
     from musetalk_cli.settings import Choices
 
     choices = Choices(
-        model,
-        weights,
-        face,
-        parsing_mode,
-        batch_size,
-        device,
-        codec,
-        crf,
-        preset,
-        chunk,
-        length,
-        silence,
-        max_yaw,
-        steady,
-        copy,
-        original_audio,
+        model=model,
+        weights=weights,
+        face=face,
+        parsing_mode=parsing_mode,
+        batch_size=batch_size,
+        device=device,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        chunk=chunk,
+        length=length,
+        silence=silence,
+        max_yaw=max_yaw,
+        occlusion=occlusion,
+        fade=fade,
+        min_face=min_face,
+        steady=steady,
+        copy=copy,
+        original_audio=original_audio,
     )
     place, existing = Place(work_dir, keep, fresh), Existing(overwrite, skip_existing)
     jobs = plan_jobs(film, audio or [], output, lang, existing, place, Parts(cast, mix))
     done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing)
-    _answer({"outputs": [str(path) for path in done]} if as_json else done)
+    films = {"outputs": [str(film.output) for film in done], "films": [film.as_json() for film in done]}
+    _answer(films if as_json else [film.output for film in done])
 
 
 @app.command()
@@ -316,14 +340,44 @@ def inspect(
 
 
 @app.command()
+def verify(
+    film: Film,
+    dubbed: Annotated[Path, typer.Argument(metavar="DUBBED", parser=_path, help="What a dub of it made.")],
+    original_audio: OriginalAudio = True,
+    decode: Annotated[bool, _option("--decode/--no-decode", help="Decode the whole picture, which takes longest.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Prove that DUBBED keeps FILM's frames, timestamps, untouched packets and streams. Exits 7 where it does not."""
+    from musetalk_cli.session import as_faults
+    from musetalk_cli.stages.s7_verify import verify_film
+
+    with as_faults():
+        found = verify_film(film, dubbed, original_audio=original_audio, decode=decode)
+    _answer(found.as_json() if as_json else found.lines())
+    if not found.passed:
+        raise typer.Exit(QualityGateError.exit_code)
+
+
+@app.command()
 def status(
     film: Film,
     why: Annotated[bool, _option("--why", help="What a run with these settings would find, and what make again.")] = False,
-    audio: Annotated[Path | None, _option("--audio", metavar="PATH", parser=_path, help="The voice of that run.")] = None,
+    audio: Audio = None,
+    cast: Cast = None,
+    mix: Mix = None,
     model: Model = "auto",
     weights: Weights = None,
     face: Face = "largest",
     parsing_mode: Parsing = None,
+    silence: SilencePolicy = "auto",
+    max_yaw: MaxYaw = 60.0,
+    min_face: MinFace = 32,
+    occlusion: Occlusion = 0.5,
+    fade: Fade = 0.12,
+    steady: Steady = 1.0,
+    length: Length = "keep",
+    original_audio: OriginalAudio = True,
+    copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
     preset: Preset = "veryfast",
@@ -332,12 +386,32 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Where the work on FILM stands; --why: what would run again."""
+    from musetalk_cli.jobs import Parts, job_to_rehearse
     from musetalk_cli.session import Place
     from musetalk_cli.settings import Choices
     from musetalk_cli.standing import standing
 
-    choices = Choices(model, weights, face, parsing_mode, codec=codec, crf=crf, preset=preset, chunk=chunk)
-    found = standing(film, Place(work_dir), choices if why else None, audio)
+    choices = Choices(
+        model=model,
+        weights=weights,
+        face=face,
+        parsing_mode=parsing_mode,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        chunk=chunk,
+        length=length,
+        silence=silence,
+        max_yaw=max_yaw,
+        occlusion=occlusion,
+        fade=fade,
+        min_face=min_face,
+        steady=steady,
+        copy=copy,
+        original_audio=original_audio,
+    )
+    job = job_to_rehearse(film, audio or [], Parts(cast, mix))
+    found = standing(film, Place(work_dir), choices if why else None, job)
     _answer(found.as_json() if as_json else found.lines())
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+# keep: voice and picture as long as they are; trim: the voice ends with the picture; hold, bounce: the picture goes on with the voice.
+Length = Literal["keep", "trim", "hold", "bounce"]
 Silence = Literal["auto", "original", "closed"]  # what a mouth does in the voice's pauses
 MaskMode = Literal["jaw", "raw", "neck"]
 MODELS = ("lite", "v15", "v1")
@@ -55,8 +57,8 @@ class DecideConfig:
 
 @dataclass(frozen=True, slots=True)
 class InferenceConfig:
-    heard_hz: float = 5.0  # cutoff of the zero-phase low-pass over what mouths hear: faster is trembling; 0 is off
-    answered_hz: float = 8.0  # the same over what they answer; below about 6 lips that move fast become ghosts
+    heard_hz: float = 4.0  # cutoff of the zero-phase low-pass over what mouths hear: faster is trembling; 0 is off
+    answered_hz: float = 6.0  # the same over what they answer; below about 5 lips that move fast become ghosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,10 @@ class MaskConfig:
 
 @dataclass(frozen=True, slots=True)
 class BlendConfig:
-    codec: str = "auto"  # auto: H.264, or HEVC where the film has more than 8 bits
-    crf: float | None = None  # None: the codec's visually lossless setting
+    codec: str = "auto"  # auto: the film's own, where the container holds it and an encoder keeps the picture
+    crf: float | None = None  # None: the codec's visually lossless setting; 0: lossless
     preset: str = "veryfast"  # x264's names; at this quality slower ones take 3 to 5 times as long for a few per cent of size
+    reordering: int | None = None  # frames that the encoder may hold back, where the film's own packets stand beside its; None: any
     suffix: str = ".mp4"  # of the finished film: WebM holds VP9, AVI only frames that show in the order in which they are stored
     grain: float = 1.0  # share of the film's grain that the generated mouth lacks and is given; 0 is off
     sharpen: float = 1.0  # the same of its sharpness
@@ -95,7 +98,7 @@ class CutConfig:
 
 @dataclass(frozen=True, slots=True)
 class RemuxConfig:
-    length: Literal["keep", "trim"] = "keep"  # keep: voice and picture as long as they are; trim: voice ends with the picture
+    length: Length = "keep"
     original_audio: bool = True  # the film's own sound stays, as tracks after the new voice
     language: str = ""
     suffix: str = ".mp4"  # of the finished film; names the container

@@ -19,6 +19,7 @@ from musetalk_cli.cast_map import letters
 from musetalk_cli.casting import Choice, Chooser, cast_by_rule
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.contact_sheet import Label, Mark, Tile, draw_pages
+from musetalk_cli.crop import upright
 from musetalk_cli.media.audio import ALL_CHANNELS
 from musetalk_cli.media.video import clock, read_frames, to_rgb
 from musetalk_cli.people import Candidate, Persons, TrackOf, candidates, find_persons
@@ -228,7 +229,7 @@ def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) 
             decisions_of(source.load(), shot, cast_by_rule(shot, rule, "auto").casting, [ALWAYS], config.decide) for shot in faces
         ),
         tuple(_speakers(source, found, run)),
-        analysis_of(found),
+        analysis_of(faces),
     )
 
 
@@ -311,14 +312,20 @@ def _tile(seen: Seen, shown: ShotSeen, shot: ShotReport) -> Tile:
     people = tuple(_label(person, shot) for person in sorted(_by_weight(shot), key=lambda p: p.person not in visible))
     stays = () if shot.dubbed else (Label("", STAYS if people else shot.verdict),)
     return Tile(
-        still=to_rgb(frame, source.colour),
-        aspect=float(source.size[0] * source.sar / source.size[1]),
+        still=upright(to_rgb(frame, source.colour), source.rotation),
+        aspect=_aspect(source),
         title=f"Shot {shot.shot + 1}",
         time=f"{clock(source.time(shot.first_frame))}   {shot.duration:.1f} s",
         dubbed=tuple(((a - shot.first_frame) / shot.frames, (b - shot.first_frame) / shot.frames) for a, b in shot.dubbed),
         marks=marks,
         labels=stays + people,
     )
+
+
+def _aspect(source: Source) -> float:
+    """Width by height as it is to be seen."""
+    stored = float(source.size[0] * source.sar / source.size[1])
+    return 1 / stored if source.rotation % 180 else stored
 
 
 def _label(person: PersonReport, shot: ShotReport) -> Label:

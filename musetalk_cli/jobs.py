@@ -50,8 +50,10 @@ def plan_jobs(
     OutputExistsError for one that is there and was not made in the work folder; InputError for a file that cannot be read."""
     if existing.overwrite and existing.skip:
         raise UsageError("--overwrite and --skip-existing: only one can be meant", "choose one")
-    fingerprint(film)  # an unreadable input is told before minutes of work
     parts = parts or Parts()
+    if parts.cast is None and not audio:
+        raise UsageError("is missing", "give the new voice: --audio fr.wav", thing="--audio")
+    fingerprint(film)  # an unreadable input is told before minutes of work
     jobs = (
         _voice_jobs(film, audio, output, language)
         if parts.cast is None
@@ -68,9 +70,14 @@ def plan_jobs(
     return jobs
 
 
+def job_to_rehearse(film: Path, audio: Sequence[str], parts: Parts) -> DubJob | None:
+    """The job that a dub with these voices would do first, into whatever file; None without a voice."""
+    if parts.cast is not None:
+        return _cast_job(film, audio, film, "", parts.cast)._replace(bed=parts.bed)
+    return _voice_jobs(film, audio, film, "")[0]._replace(bed=parts.bed) if audio else None
+
+
 def _voice_jobs(film: Path, audio: Sequence[str], output: Path | None, language: str) -> list[DubJob]:
-    if not audio:
-        raise UsageError("is missing", "give the new voice: --audio fr.wav", thing="--audio")
     voices = [_voice(text, language) for text in audio]
     return [DubJob(film, path, _output(film, path, lang, output), lang) for lang, path in voices]
 
@@ -101,12 +108,24 @@ def _sounds(job: DubJob) -> list[Path]:
     return voices + ([] if job.bed is None else [job.bed])
 
 
-def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, existing: Existing) -> list[Path]:
-    """Dub them one after another over one analysis; returns the outputs, those that were there and may stay included.
+class Delivered(NamedTuple):
+    """A film where the user wants it."""
+
+    output: Path
+    shots: tuple[dict[str, object], ...] = ()  # what was decided of each, see pipeline.told_of_shot; none where it was there before
+    frames_copied: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        return {"output": str(self.output), "frames_copied": self.frames_copied, "shots": list(self.shots)}
+
+
+def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, existing: Existing) -> list[Delivered]:
+    """Dub them one after another over one analysis; returns the films, those that were there and may stay included.
 
     An output that is byte for byte what these settings made before is done: so a run over several languages can be stopped and
     called again. Raises OutputExistsError for any other that is there, unless `existing` says what to do then.
     """
+    made: dict[Path, Delivered] = {}
     todo = [job for job in jobs if not (existing.skip and job.output.exists())]
     if todo:
         for job in todo:
@@ -119,8 +138,8 @@ def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voic
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
             for job in undone:
-                _dub(job, session, for_job(config, job), runtime)
-    return [job.output for job in jobs]
+                made[job.output] = _dub(job, session, for_job(config, job), runtime)
+    return [made.get(job.output, Delivered(job.output)) for job in jobs]
 
 
 def _undone(jobs: Sequence[DubJob], session: Session, config: DubConfig, runtime: Runtime, existing: Existing) -> list[DubJob]:
@@ -204,7 +223,8 @@ def _open_inputs(jobs: Sequence[DubJob]) -> None:
             next(speech_blocks(path, SPEECH_HZ), None)
 
 
-def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> None:
-    from musetalk_cli.pipeline import dub
+def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> Delivered:
+    from musetalk_cli.pipeline import dub, told_of_shot
 
-    dub(job, config=config, runtime=runtime, work=session.work, events=session.events)
+    told = dub(job, config=config, runtime=runtime, work=session.work, events=session.events)
+    return Delivered(job.output, tuple(told_of_shot(shot) for shot in told.decisions), told.cut.frames_copied)

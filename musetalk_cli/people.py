@@ -15,6 +15,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from musetalk_cli.types import Faces
 
 SAME_PERSON = 0.42  # mean cosine of SFace between tracks of two groups: measured in docs/decisions.md
+MOST_LINKED = 3000  # tracks that are compared with each other, the largest: 36 MB; a crowd's small ones join whom they are like
 NEVER = 4.0  # times the square of the number of tracks: distance of two in one frame, which no mean over the other pairs outweighs
 
 
@@ -61,9 +62,11 @@ def find_persons(shots: Sequence[Faces], same: float = SAME_PERSON) -> Persons:
     so that the same analysis gives the same numbers.
     """
     found = [(TrackOf(faces.shot.index, one.track), one) for faces in shots for one in candidates(faces)]
-    known = [i for i, (_, one) in enumerate(found) if one.identity is not None]
+    known = sorted((i for i, (_, one) in enumerate(found) if one.identity is not None), key=lambda i: -found[i][1].weight)
     group = np.arange(len(found)) + len(found)
-    group[known] = _grouped([found[i] for i in known], same)
+    group[known[:MOST_LINKED]] = _grouped([found[i] for i in known[:MOST_LINKED]], same)
+    for i in known[MOST_LINKED:]:
+        group[i] = _nearest(i, known[:MOST_LINKED], found, group, same)
     weight: dict[int, float] = {}
     for number, (_, one) in zip(group, found, strict=True):
         weight[int(number)] = weight.get(int(number), 0.0) + one.weight
@@ -82,6 +85,21 @@ def _candidate(faces: Faces, track: int) -> Candidate:
     identity = faces.identity[track] if track < len(faces.identity) else np.full(1, np.nan)
     weight = float(np.prod(np.median(sides, axis=0))) * len(rows)
     return Candidate(track, faces.frame[rows], weight, None if np.isnan(identity).any() else identity)
+
+
+def _nearest(
+    i: int, linked: Sequence[int], found: Sequence[tuple[TrackOf, Candidate]], group: NDArray[np.intp], same: float
+) -> int:
+    """The group of the linked track most like this one, else one of its own; never that of somebody in the same frame."""
+    track, one = found[i]
+    beside = {int(group[k]) for k in linked if found[k][0].shot == track.shot and meet(found[k][1], one)}
+    likeness = np.array([found[k][1].identity for k in linked], np.float32) @ np.asarray(one.identity, np.float32)
+    for k in np.argsort(-likeness):
+        if likeness[k] < same:
+            break
+        if int(group[linked[k]]) not in beside:
+            return int(group[linked[k]])
+    return len(found) * 2 + i
 
 
 def _grouped(found: Sequence[tuple[TrackOf, Candidate]], same: float) -> NDArray[np.intp]:

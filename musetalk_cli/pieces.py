@@ -4,7 +4,7 @@ Only whole stretches between points where the film can be cut are copied; what t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.config import DubConfig
+from musetalk_cli.media.encoders import choose_encoder
 from musetalk_cli.media.splice import NoSplice, Splice, copyable_points
-from musetalk_cli.media.video import choose_encoder
 from musetalk_cli.stages.s6_remux import CONTAINERS
 from musetalk_cli.types import Shot, Source, Stretch, Voicing
 
@@ -35,6 +35,7 @@ class Cut:
     frames: int
     copied: tuple[Stretch, ...]
     why: str = ""  # nothing can be copied
+    reordering: int | None = None  # frames that an encoder may hold back, so that its packets fit the film's; None: any
 
     @property
     def frames_copied(self) -> int:
@@ -50,12 +51,15 @@ def cut_film(video: Path, source: Source, voicings: Sequence[Voicing], config: D
     """Reads the film's packets once, unless copying is switched off."""
     if not config.cut.copy:
         return Cut(source.frames, (), "switched off")
+    if source.own:
+        return Cut(source.frames, (), "the picture goes on after the film's end")
     splice = _splice(video, source, config)
     if isinstance(splice, NoSplice):
         return Cut(source.frames, (), splice.why)
     shortest = max(round(config.cut.shortest * source.fps), 1)
     copied = copies(splice, touched(source.frames, voicings), shortest)
-    return Cut(source.frames, copied, "" if copied else "no stretch without a generated mouth lies between two points to cut at")
+    why = "" if copied else "no stretch without a generated mouth lies between two points to cut at"
+    return Cut(source.frames, copied, why, splice.reordering)
 
 
 def touched(frames: int, voicings: Sequence[Voicing]) -> NDArray[np.bool_]:
@@ -68,7 +72,13 @@ def touched(frames: int, voicings: Sequence[Voicing]) -> NDArray[np.bool_]:
 
 
 def copies(splice: Splice, marked: NDArray[np.bool_], shortest: int) -> tuple[Stretch, ...]:
-    """The longest stretch within each run of unmarked frames that can be copied, if it is not too short to be worth a joint."""
+    """The longest stretch within each run of unmarked frames that can be copied, if it is not too short to be worth a joint.
+
+    None begins with a keyframe that makes a decoder throw away what it has not shown: the segment before it would have to be
+    encoded otherwise than all others, and again whenever an edit moves the joint.
+    """
+    abrupt = splice.abrupt[splice.abrupt > 0]
+    splice = replace(splice, starts=np.setdiff1d(splice.starts, abrupt))
     edges = np.flatnonzero(np.diff(np.concatenate([[True], marked, [True]]).astype(np.int8)))
     found = [splice.copied(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
     return tuple(Stretch(*stretch) for stretch in found if stretch is not None and stretch.stop - stretch.start >= shortest)

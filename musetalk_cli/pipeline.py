@@ -14,10 +14,12 @@ Faces, Latents and Masks are of the film alone: a second language finds them don
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 from musetalk_cli.cast_map import CastMap, VoiceFile, read_cast, with_voices
@@ -33,21 +35,22 @@ from musetalk_cli.casting import (
 )
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import NoFaceError, UsageError
-from musetalk_cli.media.video import choose_encoder
+from musetalk_cli.media.encoders import choose_encoder
 from musetalk_cli.models.family import TOKENS_PER_SECOND
 from musetalk_cli.people import find_persons
 from musetalk_cli.pieces import Cut, cut_film
 from musetalk_cli.progress import Events
 from musetalk_cli.stages.s1_demux import demux
+from musetalk_cli.stages.s1_lengthen import LengthenConfig, lengthen
 from musetalk_cli.stages.s2_decide import decide
-from musetalk_cli.stages.s2_faces import Tracks, faces, identity_in, pick
+from musetalk_cli.stages.s2_faces import ShotSeen, Tracks, faces, identity_in, pick, read_seen
 from musetalk_cli.stages.s3_latents import latents, listen
 from musetalk_cli.stages.s3_masks import masks
 from musetalk_cli.stages.s4_inference import inference
 from musetalk_cli.stages.s5_blend import blend
 from musetalk_cli.stages.s5_sound import Channels, sound
 from musetalk_cli.stages.s6_remux import Copies, check_deliverable, remux
-from musetalk_cli.types import Decisions, DubJob, Faces, Film, Segment, Shot, Source, Speech
+from musetalk_cli.types import Decisions, DubJob, Faces, Film, Outcome, Segment, Shot, Source, Speech, Verdict
 from musetalk_cli.work import Ref, Work, sync
 
 
@@ -71,82 +74,91 @@ class Told:
     cut: Cut
 
 
-def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events: Events) -> Path:
-    """Dub one film. Raises NoFaceError where no frame has a usable face; what is finished is kept and found by the next run."""
+def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events: Events) -> Told:
+    """Dub one film; what was decided of each shot. Raises NoFaceError where no frame has a usable face; what is finished is kept and found by the next run."""
     began = time.monotonic()
     made, told = make(job, Run(job.video, config, runtime, work, events))
     output = deliver(made.load().path, job.output)
     events.emit("run.done", output=output, seconds=round(time.monotonic() - began, 1), **_summary(told))
-    return output
+    return told
 
 
 def make(job: DubJob, run: Run) -> tuple[Ref[Film], Told]:
     """Every step up to the finished film in the work folder."""
-    do = partial(run.work.do, runtime=run.runtime, unit="film")
-    source = do(demux, job.video, config=run.config.demux)
-    film = source.load()
+    do = partial(run.work.do, runtime=run.runtime)
+    own = do(demux, job.video, config=run.config.demux, unit="film")
+    film = own.load()
     check_deliverable(job.video, film, run.config.remux)  # what the container or the encoder cannot hold is told before the work
     choose_encoder(film, run.config.blend)
     run.events.emit("run.start", **_told_of(job, film, run.config))
-    found = find_faces(source, run)
-    voices, speeches, cast = cast_shots(job, film, found, run)
+    cast_map = None if job.cast is None else with_voices(read_cast(job.cast), dict(job.voices))
+    voices = [VoiceFile(job.audio)] if cast_map is None else list(cast_map.voices())
+    source = lengthened(own, voices, run)
+    film = source.load()
+    found = find_faces(own, run, source)
+    shots = [face.load() for face in found]
+    cast = cast_shots(film, shots, cast_map, analysis_of(shots), run)
+    if not any(asked.voices for asked in cast):
+        raise _no_face(job, film, shots)
+    speeches = [hear(voice, run) for voice in voices]
+    _compare_lengths(film, [speech.load() for speech in speeches], run.config, run.events)
+    heard = [[speeches[voice] for voice in shot.voices] for shot in cast]
     decided = [
-        run.work.do(
-            decide,
-            source,
-            face,
-            shot_cast.casting,
-            [speeches[voice] for voice in shot_cast.voices],
-            config=run.config.decide,
-            runtime=run.runtime,
-            unit=unit_name(face_shot),
-        )
-        for face, face_shot, shot_cast in zip(found, film.shots, cast, strict=True)
+        do(decide, source_of(shot, own, source), face, asked.casting, spoken, config=run.config.decide, unit=unit_name(shot))
+        for shot, face, asked, spoken in zip(film.shots, found, cast, heard, strict=True)
     ]
     decisions = tuple(decision.load() for decision in decided)
     cut = cut_film(job.video, film, [decision.voicing for decision in decisions], run.config)
+    decisions = tuple(with_unfit(decision, read_seen(face.folder)) for decision, face in zip(decisions, found, strict=True))
     run.events.emit("run.plan", **_plan(film, decisions, cut))
-    heard = [[speeches[voice] for voice in shot_cast.voices] for shot_cast in cast]
     segments = [
         segment
         for shot, face, decision, spoken in zip(film.shots, found, decisions, heard, strict=True)
-        for segment in dub_shot(shot, source, face, decision, spoken, cut, run)
+        for segment in dub_shot(shot, source_of(shot, own, source), face, decision, spoken, cut, run)
     ]
     voice = soundtrack(job, voices, run)
-    made = do(remux, job.video, voice, source, segments, Copies(cut.copied), config=run.config.remux, frames=film.frames)
+    copies = Copies(cut.copied)
+    made = do(remux, job.video, voice, source, segments, copies, config=run.config.remux, unit="film", frames=film.frames)
     return made, Told(film, decisions, cut)
 
 
-def find_faces(source: Ref[Source], run: Run) -> list[Ref[Faces]]:
-    """Who is in the film, shot by shot, before anything is known of a voice."""
+def lengthened(own: Ref[Source], voices: Sequence[VoiceFile], run: Run) -> Ref[Source]:
+    """The film, or with `--length hold` or `bounce` as much more of it as the longest voice needs."""
+    how = run.config.remux.length
+    if how not in ("hold", "bounce"):
+        return own
+    tokens = max(len(hear(voice, run).load().features) for voice in voices)
+    config = LengthenConfig(how, run.config.demux.chunk)
+    seconds = str(Fraction(tokens, TOKENS_PER_SECOND))
+    return run.work.do(lengthen, own, seconds, config=config, runtime=run.runtime, unit="film")
+
+
+def source_of(shot: Shot, own: Ref[Source], source: Ref[Source]) -> Ref[Source]:
+    """A shot of the film itself does not know what follows on the film, so that it is found done whatever does."""
+    return own if shot.stop <= own.load().frames else source
+
+
+def hear(voice: VoiceFile, run: Run) -> Ref[Speech]:
+    """A voice as the model hears it, and when it speaks."""
+    return run.work.do(listen, voice.path, voice.channel, config=run.config.model, runtime=run.runtime, unit="film")
+
+
+def find_faces(own: Ref[Source], run: Run, source: Ref[Source] | None = None) -> list[Ref[Faces]]:
+    """Who is in the film, shot by shot, before anything is known of a voice. source: the film with what follows on it."""
+    source = source or own
+    do = partial(run.work.do, config=run.config.faces, runtime=run.runtime)
     return [
-        run.work.do(
-            faces, run.video, source, shot, config=run.config.faces, runtime=run.runtime, unit=unit_name(shot), frames=shot.frames
-        )
+        do(faces, run.video, source_of(shot, own, source), shot, unit=unit_name(shot), frames=shot.frames)
         for shot in source.load().shots
     ]
 
 
-def cast_shots(
-    job: DubJob, film: Source, found: Sequence[Ref[Faces]], run: Run
-) -> tuple[list[VoiceFile], list[Ref[Speech]], list[ShotCast]]:
-    """The voices, heard, and who in each shot follows which. Raises NoFaceError where nobody is to be dubbed."""
-    shots = [face.load() for face in found]
-    if job.cast is None:
-        voices = [VoiceFile(job.audio)]
-        rule = rule_of(run.config, run.runtime)
-        cast = [cast_by_rule(shot, rule, "auto") for shot in shots]
-    else:
-        cast_map = with_voices(read_cast(job.cast), dict(job.voices))
-        voices = list(cast_map.voices())
-        cast = cast_from_map(film, shots, cast_map, analysis_of(found), run)
-    if not any(shot_cast.voices for shot_cast in cast):
-        raise NoFaceError(f"no usable face in {film.frames} frames", _cure_of_no_face(shots, cast), thing=str(job.video))
-    speeches = [
-        run.work.do(listen, path, channel, config=run.config.model, runtime=run.runtime, unit="film") for path, channel in voices
-    ]
-    _compare_lengths(film, [speech.load() for speech in speeches], run.config, run.events)
-    return voices, speeches, cast
+def cast_shots(film: Source, shots: Sequence[Faces], cast_map: CastMap | None, analysis: str, run: Run) -> list[ShotCast]:
+    """Who in each shot follows which voice."""
+    if cast_map is not None:
+        return cast_from_map(film, shots, cast_map, analysis, run)
+    rule = rule_of(run.config, run.runtime)
+    return [cast_by_rule(shot, rule, "auto") for shot in shots]
 
 
 def rule_of(config: DubConfig, runtime: Runtime) -> Chooser:
@@ -177,11 +189,12 @@ def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, analysis:
     return [cast_by_map(shot, film, persons, cast, names) for shot in shots]
 
 
-def analysis_of(found: Sequence[Ref[Faces]]) -> str:
-    """A name for what the analysis found: letters of persons mean the same wherever it is the same."""
-    from hashlib import sha256
-
-    return sha256("".join(face.key for face in found).encode()).hexdigest()[:16]
+def analysis_of(shots: Sequence[Faces]) -> str:
+    """A name for what the analysis found: letters of persons mean the same wherever the same tracks are in the same frames."""
+    found = sha256()
+    for shot in shots:
+        found.update(shot.frame.tobytes() + shot.track.tobytes())
+    return found.hexdigest()[:16]
 
 
 def dub_shot(
@@ -192,6 +205,7 @@ def dub_shot(
     if not stretches:
         return []
     video, config, voicing = run.video, run.config, decision.voicing
+    encoded = replace(config.blend, reordering=cut.reordering)
     do = partial(run.work.do, runtime=run.runtime, unit=unit_name(shot), frames=shot.frames)
 
     picked = do(pick, face, Tracks(tuple(sorted({line.track for line in voicing.lines}))), config=None)
@@ -209,7 +223,7 @@ def dub_shot(
             voicing,
             stretch,
             config.model,
-            config=config.blend,
+            config=encoded,
             runtime=run.runtime,
             unit=f"{unit_name(shot)}.{stretch.start - shot.start:05d}",
             frames=stretch.stop - stretch.start,
@@ -265,10 +279,41 @@ def _told_of(job: DubJob, film: Source, config: DubConfig) -> dict[str, object]:
     }
 
 
+def with_unfit(decisions: Decisions, seen: ShotSeen) -> Decisions:
+    """Also of those whom nobody could dub."""
+    unfit = [Verdict(one.track, one.first, one.last + 1, "passed through", one.unfit) for one in seen.tracks if one.unfit]
+    return replace(decisions, verdicts=(*decisions.verdicts, *unfit))
+
+
+def told_of_shot(decisions: Decisions) -> dict[str, object]:
+    """A shot and everyone in it, as JSON; outcome: of its most touched track."""
+    verdicts = [verdict._asdict() for verdict in decisions.verdicts]
+    outcome, why = _outcome(decisions)
+    shot = decisions.shot
+    return {"shot": shot.index, "start": shot.start, "stop": shot.stop, "what": outcome, "why": why, "tracks": verdicts}
+
+
+def _outcome(decisions: Decisions) -> tuple[Outcome, str]:
+    """needs review if anyone does, else synced if anyone is, else passed through for what holds for most frames."""
+    order: tuple[Outcome, ...] = ("needs review", "synced", "passed through")
+    for outcome in order:
+        alike = [verdict for verdict in decisions.verdicts if verdict.what == outcome]
+        if alike:
+            return outcome, max(alike, key=lambda verdict: verdict.stop - verdict.start).why
+    return "passed through", "no face"
+
+
 def _plan(film: Source, decisions: Sequence[Decisions], cut: Cut) -> dict[str, object]:
     """What is going to happen, before it does."""
+    outcomes = [_outcome(shot) for shot in decisions]
+    whats = Counter(what for what, _ in outcomes)
     return {
-        "decisions": {str(shot.shot.index): [verdict._asdict() for verdict in shot.verdicts] for shot in decisions},
+        "shots": len(decisions),
+        "synced": whats["synced"],
+        "needs_review": whats["needs review"],
+        "passed": Counter(why.partition(":")[0] for what, why in outcomes if what == "passed through"),
+        "decisions": [told_of_shot(shot) for shot in decisions],
+        "frames_worked": sum(shot.frames for shot in film.shots if cut.within(shot)),
         "frames_encoded": film.frames - cut.frames_copied,
         "frames_copied": cut.frames_copied,
         "why_not_copied": cut.why,
@@ -286,10 +331,14 @@ def _summary(told: Told) -> dict[str, object]:
     }
 
 
-def _cure_of_no_face(shots: Sequence[Faces], cast: Sequence[ShotCast]) -> str:
+def _no_face(job: DubJob, film: Source, shots: Sequence[Faces]) -> NoFaceError:
     """Everyone is a choice only where someone fit to be dubbed is there, and was not chosen."""
-    unchosen = any(shot.rows for shot in shots)
-    return "see what `musetalk inspect` finds" + (", or choose --face all" if unchosen and cast else "")
+    unchosen, cure = any(shot.rows for shot in shots), "see what `musetalk inspect` finds"
+    if unchosen and job.cast is not None:
+        fact = f"nobody to whom {job.cast.name} gives a voice is seen in {film.frames} frames"
+        return NoFaceError(fact, f"{cure}, and put those letters into the cast map", thing=str(job.video))
+    more = ", or choose --face all" if unchosen else ""
+    return NoFaceError(f"no usable face in {film.frames} frames", cure + more, thing=str(job.video))
 
 
 def _compare_lengths(film: Source, speeches: Sequence[Speech], config: DubConfig, events: Events) -> None:
@@ -302,7 +351,7 @@ def _compare_lengths(film: Source, speeches: Sequence[Speech], config: DubConfig
         hint = (
             "what is too long is left out"
             if trimmed
-            else f"the sound goes on {by:.1f} s after the picture; --length trim ends it there"
+            else f"the sound goes on {by:.1f} s after the picture; --length trim, hold or bounce end them together"
         )
         events.emit("warning", message=f"the voice is {by:.1f} s longer than the picture", hint=hint)
     elif by < -1:

@@ -8,7 +8,8 @@ Events and their fields:
     stage.start stage, unit, frames, key            unit: a shot's zero-padded index, or "film"
     stage.done  stage, unit, key, frames, seconds, reused
     warning     message, hint
-    run.done    output, seconds, frames, faces, ...
+    run.plan    shots, decisions, frames_worked, frames_copied, why_not_copied    once the voices are heard and the film is cut
+    run.done    output, seconds, frames, faces, frames_copied, needs_review
     run.kept    output          it is there already, as this run would make it
     error       code, message, hint
 """
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other comm
 ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
 SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
 MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until a run measures its own
-SPOKEN = ("run.start", "run.done", "run.kept", "warning")  # events that people read as a sentence of their own
+SPOKEN = ("run.start", "run.plan", "run.done", "run.kept", "warning")  # events that people read as a sentence of their own
 PLAIN_SECONDS = 5.0  # between two plain lines
 BAR_COLUMNS = 12
 AROUND_LINE = 11  # columns of the spinner, the time and what parts them
@@ -106,6 +107,8 @@ class Tally:
     """How far a film is, from its events: shares, frames a second, time left. Frames count once for each of SHOT_STAGES."""
 
     frames: int = 0
+    worked: int = 0  # of them in shots that are not copied as a whole
+    copied: int = 0
     shots: int = 0
     stage: str = ""
     unit: str = ""
@@ -116,9 +119,12 @@ class Tally:
     def take(self, record: Mapping[str, Any]) -> None:
         match record["event"]:
             case "run.start":
-                self.frames, self.shots = int(record["frames"]), int(record["shots"])
+                self.frames = self.worked = int(record["frames"])
+                self.shots, self.copied = int(record["shots"]), 0
                 self.stage = self.unit = ""
                 self.reused, self.done, self.spent = {}, {}, {}
+            case "run.plan":
+                self.worked, self.copied = int(record["frames_worked"]), int(record["frames_copied"])
             case "stage.start":
                 self.stage, self.unit = str(record["stage"]), str(record["unit"])
             case "stage.done" if record["stage"] in SHOT_STAGES:
@@ -139,8 +145,8 @@ class Tally:
 
     @property
     def finished(self) -> int:
-        """Frames through the last of the stages."""
-        return self.done.get(SHOT_STAGES[-1], 0)
+        """Frames through the last of the stages, or past all of them."""
+        return self.done.get(SHOT_STAGES[-1], 0) + self.copied
 
     @property
     def reused_share(self) -> float:
@@ -156,12 +162,18 @@ class Tally:
     def seconds_left(self) -> float | None:
         if not self.spent or not self.frames:
             return None
-        return sum(self._cost(s) * max(self.frames - self.done.get(s, 0), 0) for s in SHOT_STAGES)
+        return sum(self._cost(s) * max(self._due(s) - self.done.get(s, 0), 0) for s in SHOT_STAGES)
 
     def _share_of(self, frames: Mapping[str, int]) -> float:
         """0..1 of the film's work, a stage weighing what its frames cost. frames: by stage."""
-        whole = sum(self._cost(s) for s in SHOT_STAGES) * self.frames
+        whole = sum(self._cost(s) * self._due(s) for s in SHOT_STAGES)
         return sum(self._cost(s) * n for s, n in frames.items()) / whole if whole else 0.0
+
+    def _due(self, stage: str) -> int:
+        """Frames that go through a stage."""
+        if stage == SHOT_STAGES[0]:
+            return self.frames
+        return self.frames - self.copied if stage == SHOT_STAGES[-1] else self.worked
 
     def _cost(self, stage: str) -> float:
         """Seconds a frame: measured in this run, else the usual share of what the measured stages cost."""
@@ -185,7 +197,8 @@ class Tally:
         if self.frames:
             parts = {"share": f"{self.share:4.0%}", "frames": f"{self.finished}/{self.frames} frames"}
         if self.stage:
-            shot = f" shot {int(self.unit) + 1}" if self.unit.isdigit() else ""
+            number = self.unit.partition(".")[0]
+            shot = f" shot {int(number) + 1}" if number.isdigit() else ""
             parts["stage"] = f"{self.stage}{shot}" + (f"/{self.shots}" if shot and self.shots else "")
         if self.fps:
             parts["fps"] = f"{self.fps:.1f} fps"
@@ -274,13 +287,28 @@ def sentence(record: Mapping[str, Any]) -> str:
         case "run.start":
             fact = f"{record['frames']} frames, {counted(record['shots'], 'shot')}, {clock(float(record['seconds']))}"
             return f"{record['film']} with {record['audio']}: {fact}, model {record['model']}"
+        case "run.plan":
+            return _plan(record)
         case "run.kept":
             return f"{record['output']}: is done already"
         case "run.done":
-            return f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}"
+            told = [f"{record['faces']} with a new mouth" if "faces" in record else ""]
+            told += [f"{record['frames_copied']} copied untouched" if record.get("frames_copied") else ""]
+            told += [f"{len(record['needs_review'])} to be looked at" if record.get("needs_review") else ""]
+            return ", ".join(
+                [f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}", *filter(None, told)]
+            )
         case _:
             hint = record.get("hint")
             return f"warning: {record['message']}" + (f"; {hint}" if hint else "")
+
+
+def _plan(record: Mapping[str, Any]) -> str:
+    """What becomes of the shots: 3 shots: 1 synced, 2 passed through (no face 1, silence 1)."""
+    passed = ", ".join(f"{why} {count}" for why, count in record["passed"].items())
+    told = [f"{record[what]} {what.replace('_', ' ')}" for what in ("synced", "needs_review") if record[what]]
+    told += [f"{sum(record['passed'].values())} passed through ({passed})"] if passed else []
+    return f"{counted(record['shots'], 'shot')}: {', '.join(told)}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -21,6 +21,7 @@ from musetalk_cli.config import (
     DubConfig,
     FacesConfig,
     InferenceConfig,
+    Length,
     MaskConfig,
     MaskMode,
     ModelConfig,
@@ -29,11 +30,12 @@ from musetalk_cli.config import (
     Silence,
 )
 from musetalk_cli.errors import MissingError, UsageError
+from musetalk_cli.media import encoders
+from musetalk_cli.media.encoders import ENCODERS
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import sha256_of
 
 FILE_NAME = "musetalk.toml"
-MOST_CRF, MOST_CRF_VP9 = 51, 63  # of x264 and x265; of VP9
 LITE_NOTICE = "model lite, which came along: for trial and preview"
 LITE_CURE = "`musetalk weights pull v15` gets the published weights for release work"
 
@@ -52,9 +54,12 @@ class Choices:
     crf: float | None = None
     preset: str = "veryfast"
     chunk: float = 10.0
-    length: Literal["keep", "trim"] = "keep"
+    length: Length = "keep"
     silence: Silence = "auto"
     max_yaw: float = DecideConfig().max_yaw
+    occlusion: float = DecideConfig().occlusion
+    fade: float = DecideConfig().fade
+    min_face: int = FacesConfig().min_face
     steady: float = 1.0
     copy: bool = True
     original_audio: bool = True
@@ -73,10 +78,12 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
         faces=FacesConfig(
             analyser="face-alignment" if alignment else "embedded",
             weights=alignment,
+            min_face=choices.min_face,
+            smooth=FacesConfig().smooth if choices.steady > 0 else 0.0,
             margin=0 if first_version else 10,
         ),
         cast=CastConfig(choose=choices.face),
-        decide=DecideConfig(silence=choices.silence, max_yaw=choices.max_yaw),
+        decide=_decisions(choices),
         model=model,
         inference=_steadied(choices.steady),
         masks=MaskConfig(
@@ -91,18 +98,33 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
     )
 
 
+def _decisions(choices: Choices) -> DecideConfig:
+    usual = DecideConfig()
+    return replace(
+        usual,
+        max_yaw=choices.max_yaw,
+        review_yaw=min(usual.review_yaw, choices.max_yaw),
+        occlusion=choices.occlusion,
+        silence=choices.silence,
+        fade=choices.fade,
+    )
+
+
 def _steadied(strength: float) -> InferenceConfig:
     usual = InferenceConfig()
     return InferenceConfig(usual.heard_hz / strength, usual.answered_hz / strength) if strength > 0 else InferenceConfig(0, 0)
 
 
 def check_crf(choices: Choices, suffix: str) -> None:
-    """Raises UsageError for a quality outside of what the encoder takes. suffix: of the finished film; WebM holds VP9 alone."""
-    most = MOST_CRF_VP9 if choices.codec == "libvpx-vp9" or suffix.lower() == ".webm" else MOST_CRF
-    if choices.crf is not None and not 0 <= choices.crf <= most:
-        raise UsageError(
-            f"--crf {choices.crf:g}: outside of 0 to {most}", "lower is better; without it the film is visually lossless"
-        )
+    """Raises UsageError for a quality outside of what the encoder takes. suffix: of the finished film.
+
+    Which encoder `auto` means is known once the film is; until then what any in that container takes will do.
+    """
+    encoder = choices.codec
+    if encoder == "auto":
+        fitting = [name for name, able in ENCODERS.items() if suffix.lower() in able.containers] or list(ENCODERS)
+        encoder = max(fitting, key=lambda name: ENCODERS[name].most_crf or 0)
+    encoders.check_crf(encoder, choices.crf)
 
 
 def for_job(config: DubConfig, job: DubJob) -> DubConfig:
@@ -175,7 +197,9 @@ def _batch_size(text: str) -> int:
 def check_face(face: str) -> None:
     """Raises UsageError for what is neither a rule nor a file."""
     if face not in ("largest", "all") and not Path(face).is_file():
-        raise UsageError(f"--face {face}: neither largest, all, nor a file", "choose one of the two, or a picture of the person to dub")
+        raise UsageError(
+            f"--face {face}: neither largest, all, nor a file", "choose one of the two, or a picture of the person to dub"
+        )
 
 
 def read_settings(files: Sequence[Path], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:

@@ -52,10 +52,10 @@ class Standing:
         return [f"{self.folder}: {self.size_mb:.1f} MB", *busy, *kept, *_told(self.steps or ()), *rest]
 
 
-def standing(film: Path, place: Place, choices: Choices | None, audio: Path | None = None) -> Standing:
+def standing(film: Path, place: Place, choices: Choices | None, job: DubJob | None = None) -> Standing:
     """What is kept for film; with choices also what a run with them would find and make.
 
-    audio: without it, only what is of the film alone is asked about. Raises InputError where the film cannot be read, UsageError
+    job: without it, only what is of the film alone is asked about. Raises InputError where the film cannot be read, UsageError
     where the folder is no work folder.
     """
     folder = place.folder(film)
@@ -69,9 +69,9 @@ def standing(film: Path, place: Place, choices: Choices | None, audio: Path | No
         return found
     check_crf(choices, film.suffix)
     runtime = choose_runtime(choices)
-    job = DubJob(film, audio or film, film)
+    asked = job or DubJob(film, film, film)
     work = Rehearsal(folder)
-    rest = _rehearse(job, work, for_job(dub_config(choices, runtime), job), runtime, voiced=audio is not None)
+    rest = _rehearse(asked, work, for_job(dub_config(choices, runtime), asked), runtime, voiced=job is not None)
     return replace(found, steps=tuple(work.steps), rest=rest)
 
 

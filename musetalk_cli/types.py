@@ -101,6 +101,8 @@ class Source:
     profile: str = ""  # of ProRes its four letters (apch), of DNxHD its compression id (1237)
     mastering: str = ""  # display of an HDR10 film, as x265 takes it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min), in 0.00002 and 0.0001 cd/m2
     light: str = ""  # its MaxCLL,MaxFALL in cd/m2
+    own: int = 0  # frames that the film has, where more follow; 0: all are its own
+    turns_at: int = 0  # of these more: the last frame is held (own - 1), or the picture runs back to this one and forth again
 
     def __post_init__(self) -> None:
         _same("pts, durations", len(self.pts), len(self.durations))
@@ -112,6 +114,14 @@ class Source:
     @property
     def frames(self) -> int:
         return len(self.pts)
+
+    def shows(self, frame: int) -> int:
+        """The film's own frame whose picture this one has."""
+        if not self.own or frame < self.own:
+            return frame
+        way = self.own - 1 - self.turns_at
+        step = (frame - self.own + 1) % (2 * way) if way else 0
+        return self.own - 1 - (step if step <= way else 2 * way - step)
 
     def time(self, frame: int) -> Fraction:
         """Exact seconds from the film's start to this frame: also the voice's clock."""
@@ -141,7 +151,7 @@ class Faces:
     shot: Shot
     frame: NDArray[np.int32]  # (N,) ascending, numbered from the film's first frame
     track: NDArray[np.int16]  # (N,) the same person within a shot
-    box: NDArray[np.int32]  # (N, 4) x1 y1 x2 y2, source pixels, inside the frame, x2 and y2 exclusive
+    box: NDArray[np.int32]  # (N, 4) x1 y1 x2 y2, source pixels, x2 and y2 exclusive; inside the frame where roll is 0
     landmarks: NDArray[np.float32]  # (N, 68, 2) source pixels
     identity: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 128), np.float32))  # (tracks, 128), NaN: not known
     roll: NDArray[np.float32] = field(

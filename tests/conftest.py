@@ -16,6 +16,7 @@ from musetalk_cli.media.ffmpeg import find_ffmpeg
 
 CODE_BITS = 10  # of the frame number drawn along the top edge, one square a bit
 RATE_HZ = 48_000
+FRENCH = Path(__file__).parents[1] / "examples" / "fr.wav"
 
 
 def make_film(
@@ -83,13 +84,26 @@ def run_tool(*arguments: str) -> None:
 
 
 def make_voice(path: Path, *, seconds: float = 1.0, rate_hz: int = 22_050, channels: int = 1) -> Path:
-    """A WAV of 16-bit noise bursts, loud in every first half second."""
+    """A WAV of 16-bit noise bursts, loud in every first half second. Nobody speaks in it: lips stay as they are."""
     rng = np.random.default_rng(0)
     time_s = np.arange(round(seconds * rate_hz)) / rate_hz
     mono = rng.normal(0, 6000, len(time_s)) * (time_s % 1 < 0.5)
     with wave.open(str(path), "wb") as file:
         file.setparams((channels, 2, rate_hz, 0, "NONE", ""))
         file.writeframes(np.repeat(np.clip(mono, -32768, 32767).astype("<i2"), channels).tobytes())
+    return path
+
+
+def make_speech(path: Path, *, seconds: float = 1.0, pace: float = 1.0, before: float = 0.0, after: float = 0.0) -> Path:
+    """A WAV, 16 kHz mono: the first words of the example, at another pace another voice, between silences of so many seconds."""
+    with wave.open(str(FRENCH)) as voice:
+        said = np.frombuffer(voice.readframes(voice.getnframes()), "<i2").astype(np.float64)[3200:]  # 0.2 s of silence
+    at = np.arange(round(seconds * 16_000)) * pace
+    spoken = np.interp(at, np.arange(len(said)), said)
+    silence = [np.zeros(round(length * 16_000)) for length in (before, after)]
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(np.concatenate([silence[0], spoken, silence[1]]).astype("<i2").tobytes())
     return path
 
 
@@ -108,3 +122,8 @@ def _make_film() -> Callable[..., Path]:
 @pytest.fixture(name="make_voice", scope="session")
 def _make_voice() -> Callable[..., Path]:
     return make_voice
+
+
+@pytest.fixture(name="make_speech", scope="session")
+def _make_speech() -> Callable[..., Path]:
+    return make_speech

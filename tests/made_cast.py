@@ -1,10 +1,8 @@
-"""Made casts: heads that turn, tilt and speak; shots of several people; a clock without a film; a voice that is one."""
+"""Made casts: heads that turn, tilt and speak; shots of several people; a clock without a film."""
 
-import wave
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +12,6 @@ from numpy.typing import NDArray
 from musetalk_cli.crop import face_box
 from musetalk_cli.types import Colour, Faces, Shot, Source
 
-FRENCH = Path(__file__).parents[1] / "examples" / "fr.wav"
 SIZE = (1000, 300)
 WHO = np.eye(128, dtype=np.float32)  # people who are nothing like each other
 ANNA, BERT, CARL = WHO[:3]
@@ -102,16 +99,3 @@ def clock(
         codec="h264",
         colour=Colour(),
     )
-
-
-def make_speech(path: Path, *, seconds: float = 1.0, pace: float = 1.0, before: float = 0.0, after: float = 0.0) -> Path:
-    """A WAV, 16 kHz mono: the first words of the example, at another pace another voice, between silences of so many seconds."""
-    with wave.open(str(FRENCH)) as voice:
-        said = np.frombuffer(voice.readframes(voice.getnframes()), "<i2").astype(np.float64)[3200:]  # 0.2 s of silence
-    at = np.arange(round(seconds * 16_000)) * pace
-    spoken = np.interp(at, np.arange(len(said)), said)
-    silence = [np.zeros(round(length * 16_000)) for length in (before, after)]
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(np.concatenate([silence[0], spoken, silence[1]]).astype("<i2").tobytes())
-    return path

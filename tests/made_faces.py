@@ -78,14 +78,23 @@ def source_of(path: Path, *stops: int) -> Source:
         )
 
 
-def faces_at(shot: Shot, size: tuple[int, int], *rows: tuple[int, int, NDArray[np.float32]]) -> Faces:
-    """Faces of rows (frame, track, landmarks), boxes by the rule."""
+def tilted(points: NDArray[np.float32], degrees: float, about: tuple[float, float]) -> NDArray[np.float32]:
+    """(..., 2) turned clockwise about a point of the picture."""
+    angle = np.radians(degrees)
+    x, y = np.moveaxis(points - about, -1, 0)
+    turned = np.stack([np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y], -1)
+    return (turned + about).astype(np.float32)
+
+
+def faces_at(shot: Shot, size: tuple[int, int], *rows: tuple[int, int, NDArray[np.float32]], roll: float = 0.0) -> Faces:
+    """Faces of rows (frame, track, landmarks), boxes by the rule; roll: degrees clockwise of all heads."""
     landmarks = np.array([row[2] for row in rows], np.float32).reshape(-1, 68, 2)
-    boxes = [face_box(points, size) for points in landmarks]
+    boxes = [face_box(points, size, roll=roll) for points in landmarks]
     return Faces(
         shot=shot,
         frame=np.array([row[0] for row in rows], np.int32),
         track=np.array([row[1] for row in rows], np.int16),
         box=np.array(boxes, np.int32).reshape(-1, 4),
         landmarks=landmarks,
+        roll=np.full(len(rows), roll, np.float32),
     )

@@ -148,11 +148,21 @@ def test_a_file_that_cannot_be_read_is_told_as_one(tmp_path: Path) -> None:
 
 
 def test_a_named_voice_takes_the_place_of_the_files(tmp_path: Path) -> None:
-    voiced = with_voices(cast(tmp_path, WHOLE), {"paul": Path("p.wav"), "Anna Ö.": Path("a.wav")})
-    assert [person.voice for person in voiced.persons] == [VoiceFile(Path("a.wav")), VoiceFile(Path("p.wav"))]
+    a, p = tmp_path / "a.wav", tmp_path / "p.wav"
+    voiced = with_voices(cast(tmp_path, WHOLE), {"paul": p, "Anna Ö.": a})
+    assert [person.voice for person in voiced.persons] == [VoiceFile(a), VoiceFile(p)]
     assert voiced.persons[0].silence == "closed"
-    kept = with_voices(cast(tmp_path, WHOLE), {"paul": Path("p.wav")})
+    kept = with_voices(cast(tmp_path, WHOLE), {"paul": p})
     assert kept.persons[0].voice == VoiceFile(tmp_path / "voices" / "anna.wav", 1)
+
+
+def test_a_file_under_two_names_is_one_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be heard twice as loud."""
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "link.wav").symlink_to("a.wav")
+    monkeypatch.chdir(tmp_path)
+    text = f'{ANNA}[[person]]\nname = "bert"\nvoice = "link.wav"\n[[range]]\n{TIMES}voice = "../{tmp_path.name}/a.wav"\n'
+    assert with_voices(cast(tmp_path, text), {"anna": Path("a.wav")}).voices() == (VoiceFile(tmp_path / "a.wav"),)
 
 
 def test_a_name_that_nobody_has_is_refused_with_the_names(tmp_path: Path) -> None:

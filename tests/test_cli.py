@@ -52,8 +52,8 @@ def wall(tmp_path_factory: pytest.TempPathFactory, make_film: Callable[..., Path
 
 
 @pytest.fixture(scope="session")
-def voice(tmp_path_factory: pytest.TempPathFactory, make_voice: Callable[..., Path]) -> Path:
-    return make_voice(tmp_path_factory.mktemp("voice") / "fr.wav", seconds=0.5)
+def voice(tmp_path_factory: pytest.TempPathFactory, make_speech: Callable[..., Path]) -> Path:
+    return make_speech(tmp_path_factory.mktemp("voice") / "fr.wav", seconds=0.5)
 
 
 @pytest.fixture
@@ -292,7 +292,6 @@ def test_stopped_in_the_second_language_the_same_command_goes_on(
         (["dub", "", "--audio", "y"], "FILM", "its path is empty", "dub"),
         (["inspect", "x.mp4", "-o", ""], "--output", "its path is empty", "inspect"),
         (["dub"], "FILM", "is missing", "dub"),
-        (["dub", "x.mp4"], "--audio", "is missing", "dub"),
         (["weights", "pull"], "SET", "is missing", "weights pull"),
     ],
 )
@@ -304,6 +303,12 @@ def test_a_refused_flag_is_the_thing_and_the_cure_names_the_command(
     first, second, third = capsys.readouterr().err.splitlines()
     assert (first, third) == (f"musetalk: {thing}", f"  see `musetalk {command} --help`")
     assert fact in second
+
+
+def test_a_dub_without_a_voice_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the film is looked at."""
+    assert cli.run(["dub", "x.mp4"]) == 2
+    assert capsys.readouterr().err.splitlines() == ["musetalk: --audio", "  is missing", "  give the new voice: --audio fr.wav"]
 
 
 def test_a_colon_in_a_name_does_not_cut_it(film: Path, voice: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -401,15 +406,19 @@ def test_inspect_tells_shots_and_draws_them_and_status_finds_the_work(home: Path
     asked = ["status", film, "--work-dir", home / "work", "--json", "--why"]
     kept = {step["stage"]: step["kept"] for step in json.loads(musetalk(home, *asked).stdout)["steps"]}
     assert kept == {"demux": True, "faces": True}
-    (_, changed) = json.loads(musetalk(home, *asked, "--face", "all").stdout)["steps"]
-    assert changed["why"] == ["config.choose: largest -> all"]
+    whoever = json.loads(musetalk(home, *asked, "--face", "all").stdout)["steps"]
+    assert [step["kept"] for step in whoever] == [True, True]  # whom to dub is decided after everyone is found
+    (changed,) = json.loads(musetalk(home, *asked, "--chunk", "5").stdout)["steps"]
+    assert (changed["stage"], changed["why"]) == ("demux", ["config.chunk: 10 -> 5"])
 
 
 def test_bench_tells_frames_a_second_of_every_stage(home: Path, film: Path) -> None:
+    """By the film's own sound, in which nobody speaks: every stage has its work all the same."""
     done = musetalk(home, "bench", film, "--device", "cpu", "--json", "-q")
     assert done.returncode == 0, done.stderr
     stages = {stage["stage"]: stage["fps"] for stage in json.loads(done.stdout)["stages"]}
-    assert set(stages) == {"demux", "faces", "listen", "latents", "masks", "inference", "blend", "remux"}
+    work = {"latents", "masks", "inference", "blend"}
+    assert set(stages) == {"demux", "faces", "listen", "decide", "pick", "remux"} | work
     assert min(stages.values()) > 0
 
 

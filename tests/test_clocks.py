@@ -51,7 +51,7 @@ def times(film: Path) -> list[Fraction]:
 def test_every_frame_keeps_its_time_and_faceless_ones_their_picture(
     tmp_path: Path,
     make_film: Callable[..., Path],
-    make_voice: Callable[..., Path],
+    make_speech: Callable[..., Path],
     picture: Callable[[int], NDArray[np.uint8]],
     suffix: str,
     fps: Fraction,
@@ -66,7 +66,7 @@ def test_every_frame_keeps_its_time_and_faceless_ones_their_picture(
         time_base=TICK if pts else None,
         picture=picture,
     )
-    voice, out = make_voice(tmp_path / "fr.wav", seconds=0.7), tmp_path / f"out{suffix}"
+    voice, out = make_speech(tmp_path / "fr.wav", seconds=0.9), tmp_path / f"out{suffix}"
     command = [sys.executable, "-m", "musetalk_cli", "dub", str(film), "--audio", f"fr={voice}", "-o", str(out)]
     done = subprocess.run([*command, "--work-dir", str(tmp_path / "work"), "--progress", "none"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

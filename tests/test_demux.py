@@ -104,15 +104,88 @@ def test_cuts_and_chunks_make_the_shots(tmp_path: Path) -> None:
     assert [(shot.start, shot.stop) for shot in chunked.shots] == [(0, 6), (6, 13), (13, 22), (22, 31), (31, 40)]
 
 
-def test_interlaced_film_is_refused_with_the_cure(tmp_path: Path) -> None:
-    film = make_film(tmp_path / "a.mp4", frames=4)
-    fields = tmp_path / "i.mp4"
-    run_tool(
-        "-i", str(film), "-vf", "setfield=tff", "-c:v", "libx264", "-flags", "+ildct+ilme", "-x264-params", "tff=1", str(fields)
-    )
-    with pytest.raises(InputError, match=r"i\.mp4 at 0:00:00\.000: the picture is interlaced") as caught:
+INTERLACED = {
+    "H.264, MBAFF": ("i.mp4", "libx264", "yuv420p", "-flags", "+ildct+ilme", "-x264-params", "tff=1"),
+    "H.264, said in messages": ("i.mkv", "libx264", "yuv420p", "-x264-params", "fake-interlaced=1:tff=1"),
+    "HEVC, a frame a field": ("i.mkv", "libx265", "yuv420p", "-x265-params", "log-level=none:interlace=tff"),
+    "MPEG-2": ("i.mpg", "mpeg2video", "yuv420p", "-flags", "+ildct+ilme"),
+    "MPEG-4": ("i.avi", "mpeg4", "yuv420p", "-flags", "+ildct+ilme"),
+    "ProRes": ("i.mov", "prores_ks", "yuv422p10le", "-flags", "+ildct"),
+    "ProRes, the track alone": ("i.mov", "prores_ks", "yuv422p10le"),
+    "DNxHD": ("i.mov", "dnxhd", "yuv422p", "-s", "1920x1080", "-b:v", "120M", "-flags", "+ildct", "-frames:v", "2"),
+    "FFV1": ("i.mkv", "ffv1", "yuv420p"),
+    "DV": ("i.avi", "dvvideo", "yuv420p", "-s", "720x576"),
+    "uncompressed": ("i.mov", "v210", "yuv422p10le"),
+    "Motion JPEG, the track alone": ("i.mov", "mjpeg", "yuvj422p"),
+    "VP9, the track alone": ("i.mkv", "libvpx-vp9", "yuv420p"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "options"), [(*kind[:3], kind[3:]) for kind in INTERLACED.values()], ids=INTERLACED
+)
+def test_interlaced_film_is_refused_with_the_cure(
+    tmp_path: Path, name: str, codec: str, pix_fmt: str, options: tuple[str, ...]
+) -> None:
+    film = make_film(tmp_path / "a.mkv", frames=4)
+    fields = tmp_path / name
+    run_tool("-i", str(film), "-vf", "setfield=tff", "-c:v", codec, "-pix_fmt", pix_fmt, *options, str(fields))
+    with pytest.raises(InputError, match=rf"{name}.*: the (picture is|track says that the picture is) interlaced") as caught:
         demuxed(fields)
     assert "bwdif" in caught.value.cure
+
+
+@pytest.mark.parametrize("options", [("libx264", "-x264-params", "fake-interlaced=1"), ("prores_ks",), ("mpeg2video",)])
+def test_progressive_film_is_not_taken_for_interlaced(tmp_path: Path, options: tuple[str, ...]) -> None:
+    film = make_film(tmp_path / "a.mkv", frames=4)
+    run_tool("-i", str(film), "-c:v", *options, str(tmp_path / "p.mov"))
+    assert demuxed(tmp_path / "p.mov").frames == 4
+
+
+def test_transparency_that_no_decoder_shows_is_refused(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "a.webm", frames=3, codec="libvpx-vp9", pix_fmt="yuva420p")
+    with pytest.raises(InputError, match=r"a\.webm: its transparency is stored apart.*yuva444p10le NEW\.mov"):
+        demuxed(film)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_second_layer_that_no_decoder_shows_is_refused(tmp_path: Path, suffix: str) -> None:
+    film = make_film(tmp_path / f"a{suffix}", frames=3, codec="libx265", options={"x265-params": "log-level=none"})
+    layered = tmp_path / f"layers{suffix}"
+    with av.open(str(film)) as given, av.open(str(layered), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0], opaque=True)
+        for packet in given.demux(video=0):
+            if packet.size:
+                nal = bytes([2, 9, 128, 128])  # a slice of layer 1
+                mark = len(nal).to_bytes(4) if suffix == ".mp4" else b"\0\0\0\1"
+                made = av.Packet(bytes(packet) + mark + nal)
+                made.pts, made.dts, made.time_base, made.stream = packet.pts, packet.dts, packet.time_base, stream
+                made.is_keyframe = packet.is_keyframe
+                out.mux(made)
+    assert demuxed(film).frames == 3
+    with pytest.raises(InputError, match=r"layers\.\w+: transparency or a second view is stored as a layer"):
+        demuxed(layered)
+
+
+def test_profiles_and_hdr10_metadata_are_told(tmp_path: Path) -> None:
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    params = {"x265-params": f"log-level=none:master-display={display}:max-cll=1000,400"}
+    source = demuxed(make_film(tmp_path / "a.mkv", frames=3, codec="libx265", pix_fmt="yuv420p10le", options=params))
+    assert (source.mastering, source.light, source.profile) == (display, "1000,400", "")
+    source = demuxed(make_film(tmp_path / "a.mov", frames=2, codec="prores_ks", pix_fmt="yuv422p10le", options={"profile": "lt"}))
+    assert (source.mastering, source.light, source.profile) == ("", "", "apcs")
+
+
+def test_film_whose_hdr10_metadata_change_is_refused(tmp_path: Path) -> None:
+    parts = []
+    for light in (1000, 600):
+        params = {"x265-params": f"log-level=none:bframes=0:repeat-headers=1:max-cll={light},400"}
+        parts.append(make_film(tmp_path / f"{light}.hevc", frames=3, codec="libx265", pix_fmt="yuv420p10le", options=params))
+    (tmp_path / "both.hevc").write_bytes(b"".join(part.read_bytes() for part in parts))
+    both = tmp_path / "both.mp4"
+    run_tool("-r", "25", "-i", str(tmp_path / "both.hevc"), "-c", "copy", str(both))
+    with pytest.raises(InputError, match=r"both\.mp4 at 0:00:00\.\d+: the HDR10 metadata change"):
+        demuxed(both)
 
 
 def test_mirrored_film_is_refused(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
-from made_faces import SIZE, faces_at, landmarks_at, make_film, source_of
+from made_faces import SIZE, faces_at, landmarks_at, make_film, source_of, tilted
 
 from musetalk_cli.config import MaskConfig, Runtime
 from musetalk_cli.errors import UsageError
@@ -183,6 +184,51 @@ def test_a_parser_that_flickers_is_steadied_within_a_track_only(
     assert peaks[1] == 0 and peaks[4] == 255  # a frame apart: each as parsed
 
 
+@pytest.mark.parametrize("roll", [-90.0, -35.0, 12.0, 180.0])
+def test_a_tilted_head_has_the_mask_of_an_upright_one(roll: float, film: Path, source: Source) -> None:
+    """To a pixel: boxes are whole pixels."""
+    size = (800, 800)
+    large = large_source(film, size)
+    points = landmarks_at(400, 380, 240)
+    turned = tilted(points, roll, (400.0, 400.0))
+    plain, found = (
+        run(film, large, faces_at(Shot(0, 0, 1), size, (0, 0, shape), roll=angle), mode="neck")
+        for shape, angle in ((points, 0.0), (turned, roll))
+    )
+    assert np.abs(found.square[0, 2:] - found.square[0, :2] - plain.square[0, 2:] + plain.square[0, :2]).max() <= 4
+    assert np.abs(found.alpha[0].astype(int) - plain.alpha[0]).mean() < 2
+
+
+def test_a_tilted_head_over_the_frames_edge_fades_at_its_box(film: Path, source: Source) -> None:
+    points = tilted(landmarks_at(96, 130, 110), 20, (96.0, 130.0))
+    faces = faces_at(Shot(0, 0, 1), SIZE, (0, 0, points), roll=20.0)
+    made = run(film, source, faces, mode="neck")
+    side = made.square[0, 2] - made.square[0, 0]
+    left, _, right, bottom = (faces.box[0] - np.tile(made.square[0, :2], 2)) * 256 / side
+    alpha = made.alpha[0]
+    assert bottom < 256 and not alpha[int(bottom) :].any()
+    assert not alpha[:, : int(left)].any() and not alpha[:, int(np.ceil(right)) :].any()
+    assert alpha.max() == 255
+
+
+def test_bisenet_sees_a_tilted_head_upright(film: Path, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Parser:
+        def parse(self, crops: np.ndarray) -> np.ndarray:
+            seen.extend(crops)
+            return np.full((len(crops), 512, 512), parsing.SKIN, np.uint8)
+
+    monkeypatch.setattr(parsing, "load", lambda runtime: Parser())
+    head_down = upside_down(film, tmp_path / "head_down.mkv")
+    points = landmarks_at(96, 70, 60)
+    turned = tilted(points, 180, (96.0, 80.0))
+    run(film, source, faces_at(source.shots[0], SIZE, (0, 0, points)), parser="bisenet")
+    run(head_down, source, faces_at(source.shots[0], SIZE, (0, 0, turned), roll=180.0), parser="bisenet")
+    plain, upright = (crop.astype(int) for crop in seen)
+    assert np.abs(upright - plain).mean() < 6 < np.abs(upright[::-1, ::-1] - plain).mean()  # of boxes that are a pixel apart
+
+
 def test_a_shot_without_faces_has_no_masks_and_reads_no_frame(source: Source) -> None:
     made = run(Path("/nowhere"), source, faces_at(source.shots[0], SIZE), parser="bisenet")
     assert made.alpha.shape == (0, 256, 256)
@@ -222,3 +268,15 @@ def run(film: Path, source: Source, faces: Faces, **settings: object) -> Masks:
 
 def large_source(film: Path, size: tuple[int, int]) -> Source:
     return replace(source_of(film), size=size)
+
+
+def upside_down(film: Path, path: Path) -> Path:
+    """The film turned by 180 degrees, its pixels, not its tags."""
+    with av.open(str(film)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for frame in old.decode(video=0):
+            rgb = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), 2))
+            new.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv420p")))
+        new.mux(stream.encode(None))
+    return path

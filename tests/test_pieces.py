@@ -72,6 +72,12 @@ def test_a_stretch_that_is_not_worth_a_joint_is_encoded(shortest: int, count: in
     assert len(copies(splice(), marked((10, 30)), shortest)) == count
 
 
+def test_none_begins_with_a_keyframe_before_which_something_would_be_thrown_away() -> None:
+    """But the film's first, before which there is nothing."""
+    abrupt = replace(splice(), abrupt=np.array([0, 20, 30]))
+    assert copies(abrupt, marked((15, 16)), 1) == (Stretch(0, 10), Stretch(40, 60))
+
+
 # what of a shot is encoded
 
 
@@ -136,6 +142,13 @@ def test_a_copied_stretch_begins_with_a_keyframe_and_ends_before_the_mouth(film:
     before, after = cut_film(*film, SPOKEN, CONFIG).copied
     assert before.start == 0 and 20 <= before.stop <= 25  # where no stored frame is shown later
     assert after == Stretch(40, 60)
+
+
+def test_segments_between_copies_may_hold_back_no_more_frames_than_the_film(film: tuple[Path, Source], tmp_path: Path) -> None:
+    without = film_of(tmp_path, bf="0")
+    assert cut_film(*without, SPOKEN, CONFIG).reordering == 0
+    assert (cut_film(*film, SPOKEN, CONFIG).reordering or 0) > 0
+    assert cut_film(*film, SPOKEN, replace(CONFIG, cut=CutConfig(copy=False))).reordering is None
 
 
 def test_a_film_whose_voice_is_silent_is_copied_whole(film: tuple[Path, Source]) -> None:

@@ -1,19 +1,19 @@
 """What the pipeline tells of a voice that does not fit, and of a film without a face to dub."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+from made_cast import Seen, clock, faces_of
 from made_faces import make_film, source_of
 
-from musetalk_cli.config import DubConfig, RemuxConfig
-from musetalk_cli.pipeline import _compare_lengths, _cure_of_no_face
+from musetalk_cli.casting import choose_all, choose_largest
+from musetalk_cli.config import CastConfig, DubConfig, RemuxConfig, Runtime
+from musetalk_cli.pipeline import _compare_lengths, _no_face, analysis_of, rule_of
 from musetalk_cli.progress import Events
-from musetalk_cli.stages.s2_faces import TRACKS_FILE
-from musetalk_cli.types import Faces, Speech
+from musetalk_cli.types import DubJob, Faces, Shot, Speech
 from musetalk_cli.work import Ref
 
 
@@ -38,18 +38,53 @@ def test_a_longer_voice_is_told_with_what_becomes_of_it(
 ) -> None:
     film = source_of(make_film(tmp_path / "film.mkv", 20))  # 0.8 s
     heard = Heard()
-    speech = Speech(np.zeros((round(seconds * 50), 5, 384), np.float16))
-    _compare_lengths(film, speech, DubConfig(remux=RemuxConfig(length=length)), Events([heard]))
+    _compare_lengths(film, [spoken(seconds)], DubConfig(remux=RemuxConfig(length=length)), Events([heard]))
     assert [record["hint"] for record in heard] == ([] if hint is None else [hint])
 
 
-def test_everyone_is_a_choice_only_where_someone_fit_was_passed_over(tmp_path: Path) -> None:
-    track = {"track": 0, "frames": 1, "rows": 0, "first": 0, "last": 0, "size_px": [9, 9], "score": 0.9, "chosen": False}
-    small = {**track, "why": "too small: 9 px wide, needs 32"}
-    other = {**track, "why": "not the person in me.png", "similarity": 0.1}
-    cures = []
-    for tracks in ([], [small], [small, other]):
-        seen = {"shot": [0, 0, 1, 0, 0], "still": 0, "faceless": 0, "tracks": tracks}
-        (tmp_path / TRACKS_FILE).write_text(json.dumps(seen))
-        cures.append(_cure_of_no_face([Ref("key", "faces", "00000", tmp_path, Faces)]))
-    assert ["--face all" in cure for cure in cures] == [False, False, True]
+def spoken(seconds: float) -> Speech:
+    tokens = round(seconds * 50)
+    return Speech(np.zeros((tokens, 5, 384), np.float16), np.ones(tokens, np.float16))
+
+
+def test_of_a_cast_the_longest_voice_counts() -> None:
+    film = clock(250)  # 10 s
+    for voices, told in (((4, 9.5), 0), ((4, 7), 1), ((12.5, 4), 1)):
+        heard = Heard()
+        _compare_lengths(film, [spoken(seconds) for seconds in voices], DubConfig(), Events([heard]))
+        assert len(heard) == told
+
+
+@pytest.mark.parametrize(
+    ("cast", "seen", "fact", "cure"),
+    [
+        (None, False, "no usable face in 9 frames", "see what `musetalk inspect` finds"),
+        (None, True, "no usable face in 9 frames", "see what `musetalk inspect` finds, or choose --face all"),
+        (Path("c/cast.toml"), False, "no usable face in 9 frames", "see what `musetalk inspect` finds"),
+        (
+            Path("c/cast.toml"),
+            True,
+            "nobody to whom cast.toml gives a voice is seen in 9 frames",
+            "see what `musetalk inspect` finds, and put those letters into the cast map",
+        ),
+    ],
+)
+def test_everyone_is_a_choice_only_where_someone_fit_was_passed_over(cast: Path | None, seen: bool, fact: str, cure: str) -> None:
+    """And one voice for all is no cure for a cast map."""
+    shots = [faces_of(Shot(0, 0, 9), *([Seen(range(9))] if seen else []))]
+    error = _no_face(DubJob(Path("film.mp4"), Path("fr.wav"), Path("out.mp4"), cast=cast), clock(9), shots)
+    assert (error.exit_code, error.thing, error.cure) == (5, "film.mp4", cure)
+    assert fact in error.fact
+
+
+def test_an_analysis_is_named_by_all_that_it_found_in_order() -> None:
+    def found(*keys: str) -> str:
+        return analysis_of([Ref(key, "faces", "00000", Path(), Faces) for key in keys])
+
+    assert found("a", "b") == found("a", "b")
+    assert len({found("a", "b"), found("b", "a"), found("a"), found("a", "c")}) == 4
+
+
+def test_a_face_is_chosen_by_the_word_that_was_given() -> None:
+    for word, rule in (("largest", choose_largest), ("all", choose_all)):
+        assert rule_of(DubConfig(cast=CastConfig(choose=word)), Runtime()) is rule

@@ -10,14 +10,25 @@ import pytest
 from made_faces import make_film
 
 from musetalk_cli.errors import InputError, InternalError
-from musetalk_cli.media.planes import Patch, composite, layout_of, region_rgb
+from musetalk_cli.media.planes import Patch, composite, layout_of, region_rgb, rounded
 from musetalk_cli.media.video import to_rgb
 from musetalk_cli.types import Colour
 
 RGB_FORMATS = ["gbrp", "gbrp10le", "gbrap", "gbrap12le", "rgb24", "bgr24", "rgba", "argb", "bgr0", "0rgb", "rgb48le", "bgr48be"]
 YUV_FORMATS = [
     *("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "yuva420p", "yuva444p10le"),
-    *("yuv420p9le", "yuv420p10le", "yuv420p10be", "yuv422p10le", "yuv444p10le", "yuv420p12le", "yuv444p12le", "yuv420p16le"),
+    *(
+        "yuv420p9le",
+        "yuv420p10le",
+        "yuv420p10be",
+        "yuv422p10le",
+        "yuv444p10le",
+        "yuv420p12le",
+        "yuv444p12le",
+        "yuv422p12le",
+        "yuva444p12le",
+        "yuv420p16le",
+    ),
     *("nv12", "nv21", "nv16", "nv24", "p010le", "p012le", "p016le", "p210le", "p416le", "yuyv422", "uyvy422"),
 ]
 GRAY_FORMATS = ["gray", "gray10le", "gray16le", "ya8", "ya16le"]
@@ -163,6 +174,19 @@ def test_odd_sizes_are_filled_to_the_last_row_and_column() -> None:
     )
     blue = np.frombuffer(frame.planes[1], np.uint8).reshape(16, -1)[:, :17]
     assert len(np.unique(blue)) == 1
+
+
+def test_fewer_bits_are_the_nearest_and_alpha_comes_back_from_them() -> None:
+    fine = av.VideoFrame(256, 16, "yuva444p12le")
+    codes = np.arange(4096, dtype="<u2").reshape(16, 256)
+    for plane in fine.planes:
+        np.frombuffer(plane, "<u2").reshape(16, -1)[:, :256] = codes
+    fine.pts, fine.time_base, fine.color_trc, fine.color_range = 7, Fraction(1, 25), 16, 1
+    coarse = rounded(fine, "yuva444p10le")
+    luma, *_, alpha = (np.frombuffer(plane, "<u2").reshape(16, -1)[:, :256].astype(int) for plane in coarse.planes)
+    assert np.abs(luma - np.minimum(codes / 4, 1023)).max() <= 0.5
+    assert np.abs((alpha << 2 | alpha >> 8) - codes.astype(int)).max() <= 2 and (alpha.min(), alpha.max()) == (0, 1023)
+    assert (coarse.pts, coarse.time_base, coarse.color_trc, coarse.color_range) == (7, Fraction(1, 25), 16, 1)
 
 
 @pytest.mark.parametrize("pix_fmt", ["pal8", "grayf32le", "bayer_rggb8", "xyz12le", "monob"])

@@ -1,9 +1,10 @@
 """The finished film against the original: every timestamp, stream and tag. Real codecs, tiny films, segments of unchanged frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,17 +12,19 @@ import pytest
 from av.stream import Disposition
 from conftest import make_film, make_voice, number_of, run_tool
 
-from musetalk_cli.config import BlendConfig, DemuxConfig, RemuxConfig, Runtime
+from musetalk_cli.config import BlendConfig, DemuxConfig, DubConfig, RemuxConfig, Runtime
 from musetalk_cli.errors import InputError, InternalError, UsageError
 from musetalk_cli.media.audio import read_speech
 from musetalk_cli.media.ffmpeg import run_ffmpeg
-from musetalk_cli.media.video import SegmentWriter, read_frames, to_rgb
+from musetalk_cli.media.video import SegmentWriter, read_frames, segment_name, to_rgb
+from musetalk_cli.pieces import cut_film
 from musetalk_cli.stages import s6_remux
 from musetalk_cli.stages.s1_demux import demux
-from musetalk_cli.stages.s6_remux import check_deliverable, remux
-from musetalk_cli.types import Segment, Source
+from musetalk_cli.stages.s6_remux import Copies, check_deliverable, remux
+from musetalk_cli.types import Line, Segment, Source, Stretch, Voicing
 
 B_FRAMES = {"bf": "3", "g": "12"}
+NONE = Copies()
 NOTICE = "Lip movements in this film were altered by an AI system"
 
 
@@ -29,25 +32,33 @@ def demuxed(video: Path) -> Source:
     return demux(video, config=DemuxConfig(chunk=Fraction(3, 5)), runtime=Runtime(), out=video.parent)
 
 
-def segments_of(video: Path, source: Source, suffix: str) -> list[Segment]:
-    """The film's own frames, encoded shot by shot."""
+def segments_of(
+    video: Path, source: Source, suffix: str, stretches: Sequence[tuple[int, int]] | None = None, **blend: Any
+) -> list[Segment]:
+    """The film's own frames, encoded shot by shot, or those of some stretches."""
     segments = []
-    for shot in source.shots:
-        path = video.parent / f"shot{shot.index}{suffix}.nut"
-        with SegmentWriter(path, source, BlendConfig(suffix=suffix, preset="ultrafast")) as writer:
-            for frame in read_frames(video, source, shot.start, shot.stop):
+    config = BlendConfig(suffix=suffix, preset="ultrafast", **blend)
+    for start, stop in [(shot.start, shot.stop) for shot in source.shots] if stretches is None else stretches:
+        folder = video.parent / f"{start}{suffix}"
+        folder.mkdir(exist_ok=True)
+        path = folder / segment_name(source, config)
+        with SegmentWriter(path, source, config) as writer:
+            for frame in read_frames(video, source, start, stop):
                 writer.write(frame)
-        segments.append(Segment(path, shot, writer.frames))
+        segments.append(Segment(path, start, stop, writer.frames))
     return segments
 
 
-def dubbed(video: Path, voice: Path, suffix: str = "", **config: object) -> tuple[Source, Path]:
+def dubbed(
+    video: Path, voice: Path, suffix: str = "", *, copies: Copies = NONE, segments: list[Segment] | None = None, **config: object
+) -> tuple[Source, Path]:
     """(what the film was, the finished film)"""
     source, suffix = demuxed(video), suffix or video.suffix
     out = video.parent / f"out{len(list(video.parent.iterdir()))}"
     out.mkdir()
     settings = RemuxConfig(suffix=suffix, notice=NOTICE, **{"language": "fr", **config})  # type: ignore[arg-type]
-    film = remux(video, voice, source, segments_of(video, source, suffix), config=settings, runtime=Runtime(), out=out)
+    parts = segments_of(video, source, suffix) if segments is None else segments
+    film = remux(video, voice, source, parts, copies, config=settings, runtime=Runtime(), out=out)
     assert [path.name for path in out.iterdir()] == [f"film{suffix}"]
     return source, film.path
 
@@ -343,7 +354,7 @@ def test_segments_of_other_settings_or_another_film_are_never_joined(tmp_path: P
     def join(source: Source, parts: list[Segment]) -> None:
         out = tmp_path / "out"
         out.mkdir(exist_ok=True)
-        remux(video, voice, source, parts, config=settings, runtime=Runtime(), out=out)
+        remux(video, voice, source, parts, NONE, config=settings, runtime=Runtime(), out=out)
 
     with pytest.raises(InternalError, match="do not make a film"):
         join(source, segments[1:])
@@ -371,3 +382,82 @@ def test_film_that_came_out_wrong_is_never_delivered(
     monkeypatch.setattr(s6_remux, "run_ffmpeg", faulty)
     with pytest.raises(InternalError, match=fact):
         dubbed(make_film(tmp_path / "a.mp4", frames=20), voice)
+
+
+# stretches that are the film's own packets
+
+KEYED = "keyint=10:min-keyint=10:scenecut=0"
+COPIED = {
+    "mp4": (".mp4", "libx264", {"x264-params": KEYED}),
+    "mp4 without B-frames": (".mp4", "libx264", {"x264-params": KEYED, "bf": "0"}),
+    "mkv": (".mkv", "libx264", {"x264-params": KEYED}),
+    "hevc": (".mp4", "libx265", {"x265-params": f"log-level=none:{KEYED}:open-gop=0:pools=1:frame-threads=1"}),
+}
+
+
+Told = tuple[Path, Source, Path, Copies]
+
+
+@pytest.fixture(scope="module", params=COPIED)
+def copied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, voice: Path) -> Told:
+    """(the film of 60 frames, what it was, the finished film, what of it was copied)"""
+    suffix, codec, options = COPIED[request.param]
+    video = make_film(tmp_path_factory.mktemp("copied") / f"a{suffix}", frames=60, codec=codec, options=options, audio="aac")
+    source = demuxed(video)
+    cut = cut_film(
+        video,
+        source,
+        [Voicing((Line(0, 23, 37, 0),))],
+        DubConfig(blend=BlendConfig(suffix=suffix), remux=RemuxConfig(suffix=suffix)),
+    )
+    (first, second) = cut.copied
+    segments = segments_of(video, source, suffix, [(first.stop, second.start)], reordering=cut.reordering)
+    source, film = dubbed(video, voice, suffix, copies=Copies(cut.copied), segments=segments)
+    return video, source, film, Copies(cut.copied)
+
+
+def test_what_is_copied_is_bit_for_bit_the_films_and_the_rest_is_not(copied: Told) -> None:
+    video, source, film, copies = copied
+    before, after = (dict(packets_of(path, "video", 0)) for path in (video, film))
+    for number in range(source.frames):
+        time = int(source.pts[number]) * source.time_base
+        kept = any(stretch.start <= number < stretch.stop for stretch in copies.of)
+        assert (after[time] == before[time]) == kept
+    assert sum(stop - start for start, stop in copies.of) >= 30
+
+
+def test_copied_and_encoded_frames_are_all_there_at_their_times(copied: Told) -> None:
+    _, source, film, _ = copied
+    again = demuxed(film)
+    assert [int(t) * again.time_base for t in again.pts] == [int(t) * source.time_base for t in source.pts]
+    numbers = [number_of(to_rgb(frame, source.colour)) for frame in read_frames(film, again, 0, again.frames)]
+    assert numbers == list(range(60))
+
+
+def test_no_strict_player_finds_an_error_at_the_joints(copied: Told) -> None:
+    run_tool("-xerror", "-err_detect", "explode", "-i", str(copied[2]), "-f", "null", "-")
+
+
+def test_the_voice_comes_first_over_copied_stretches_too(copied: Told) -> None:
+    video, _, film, _ = copied
+    with av.open(str(film)) as file:
+        assert [stream.type for stream in file.streams] == ["video", "audio", "audio"]
+        assert [stream.language for stream in file.streams.audio][0] == "fra"
+    assert packets_of(film, "audio", 1) == packets_of(video, "audio", 0)
+
+
+def test_a_film_that_is_all_copied_is_the_films_picture(tmp_path: Path, voice: Path) -> None:
+    video = make_film(tmp_path / "a.mp4", frames=20, audio="aac")
+    _, film = dubbed(video, voice, copies=Copies((Stretch(0, 20),)), segments=[])
+    assert packets_of(film, "video", 0) == packets_of(video, "video", 0)
+
+
+def test_a_stretch_that_cannot_be_copied_is_a_bug_and_no_film(tmp_path: Path, voice: Path) -> None:
+    video = make_film(tmp_path / "a.mp4", frames=20, options={"x264-params": KEYED})
+    with pytest.raises(InternalError, match=r"\[5, 20\) cannot be copied"):
+        dubbed(video, voice, copies=Copies((Stretch(5, 20),)), segments=segments_of(video, demuxed(video), ".mp4", [(0, 5)]))
+    with pytest.raises(InternalError, match="do not make a film of 20 frames"):
+        dubbed(video, voice, copies=Copies((Stretch(10, 20),)), segments=[])
+    old = make_film(tmp_path / "a.avi", frames=20, codec="mpeg4")
+    with pytest.raises(InternalError, match="were to be copied"):
+        dubbed(old, voice, copies=Copies((Stretch(0, 20),)), segments=[])

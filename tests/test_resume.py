@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from conftest import make_speech
 
 KILLS = int(os.environ.get("MUSETALK_TEST_KILLS", "4"))
 FRAMES = 36
 SIZE_PX = 192
-ANALYSIS = {"demux", "faces", "latents", "masks"}
+ANALYSIS = {"demux", "faces", "pick", "latents", "masks"}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +42,6 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frame.pts = number
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path
-
-
-def voice(path: Path, pitch_hz: float) -> Path:
-    """Two seconds that sound a little like syllables."""
-    t = np.arange(2 * 16_000) / 16_000
-    sound: NDArray[np.float64] = np.sin(2 * np.pi * pitch_hz * t) * (np.sin(2 * np.pi * 4 * t) > 0) * 0.3
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
     return path
 
 
@@ -94,7 +81,7 @@ def kill_after(line: list[str], seconds: float) -> bool:
 
 
 def test_killed_and_resumed_is_bit_identical_and_computes_nothing_twice(film: Path, tmp_path: Path) -> None:
-    sound = voice(tmp_path / "fr.wav", 180)
+    sound = make_speech(tmp_path / "fr.wav", seconds=2)
     began = time.monotonic()
     subprocess.run(command(film, sound, tmp_path / "whole.mp4", tmp_path / "whole"), check=True, capture_output=True)
     undisturbed = time.monotonic() - began
@@ -115,20 +102,22 @@ def test_killed_and_resumed_is_bit_identical_and_computes_nothing_twice(film: Pa
 
 def test_second_language_detects_crops_and_encodes_nothing_again(film: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    for language, pitch_hz in (("fr", 180.0), ("de", 120.0)):
-        sound = voice(tmp_path / f"{language}.wav", pitch_hz)
+    for language, pace in (("fr", 1.0), ("de", 1.2)):
+        sound = make_speech(tmp_path / f"{language}.wav", seconds=2, pace=pace)
         subprocess.run(command(film, sound, tmp_path / f"{language}.mp4", work), check=True, capture_output=True)
     runs = [event["event"] for event in events(work)]
     second = events(work)[runs.index("run.done") + 1 :]
     made = {event["stage"] for event in second if event["event"] == "stage.done" and not event["reused"]}
-    assert made == {"listen", "inference", "blend", "remux"}
-    assert {event["stage"] for event in second if event["event"] == "stage.done" and event["reused"]} == ANALYSIS
+    assert made == {"listen", "decide", "inference", "blend", "remux"}
+    reused = {(event["stage"], event["unit"][:5]) for event in second if event["event"] == "stage.done" and event["reused"]}
+    assert ANALYSIS <= {stage for stage, _ in reused}
+    assert {unit for stage, unit in reused if stage not in ANALYSIS} == {"00004"}  # the wall hears no voice
     assert (tmp_path / "fr.mp4").read_bytes() != (tmp_path / "de.mp4").read_bytes()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_first_signal_checkpoints_and_the_next_run_goes_on(film: Path, tmp_path: Path, number: int, code: int) -> None:
-    line = command(film, voice(tmp_path / "fr.wav", 180), tmp_path / "out.mp4", tmp_path / "work")
+    line = command(film, make_speech(tmp_path / "fr.wav", seconds=2), tmp_path / "out.mp4", tmp_path / "work")
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = tmp_path / "work" / "run.jsonl"
     while not (journal.exists() and "faces" in journal.read_text()):

@@ -1,13 +1,27 @@
 """From what the user chose to what the stages take: which model a name or a folder stands for."""
 
 import shutil
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from musetalk_cli import weights
+from musetalk_cli.config import (
+    CastConfig,
+    CutConfig,
+    DecideConfig,
+    DemuxConfig,
+    DubConfig,
+    InferenceConfig,
+    RemuxConfig,
+    Runtime,
+)
 from musetalk_cli.errors import MissingError, UsageError
-from musetalk_cli.settings import Choices, choose_model, choose_runtime, dub_config
+from musetalk_cli.settings import Choices, choose_model, choose_runtime, dub_config, for_job
+from musetalk_cli.types import DubJob
 
 
 @pytest.fixture
@@ -66,6 +80,46 @@ def test_what_is_no_model_is_refused(name: str, fact: str, tmp_path: Path, monke
 def test_a_face_that_is_no_file_is_refused_with_the_words_there_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--face biggest: neither largest, all, nor a file"):
         dub_config(Choices(model="lite", face="biggest", weights=tmp_path), choose_runtime(Choices(device="cpu")))
+
+
+def config_of(**choices: Any) -> DubConfig:
+    return dub_config(Choices(model="lite", device="cpu", **choices), Runtime())
+
+
+@pytest.mark.parametrize(
+    ("choices", "part", "expected"),
+    [
+        ({"face": "all"}, "cast", CastConfig(choose="all")),
+        ({"silence": "closed"}, "decide", DecideConfig(silence="closed")),
+        ({"max_yaw": 30.0}, "decide", DecideConfig(max_yaw=30.0)),
+        ({"copy": False}, "cut", CutConfig(copy=False)),
+        ({"original_audio": False, "length": "trim"}, "remux", RemuxConfig(original_audio=False, length="trim")),
+        ({"chunk": 2.5}, "demux", DemuxConfig(chunk=Fraction(5, 2))),
+    ],
+)
+def test_each_flag_reaches_its_stage_and_no_other(choices: dict[str, Any], part: str, expected: object) -> None:
+    usual, chosen = config_of(), config_of(**choices)
+    assert getattr(chosen, part) == expected != getattr(usual, part)
+    assert replace(chosen, **{part: getattr(usual, part)}) == usual
+
+
+def test_whom_to_dub_changes_nothing_of_the_analysis() -> None:
+    """So that another choice finds the faces done."""
+    assert config_of(face="all").faces == config_of(face="largest").faces
+
+
+def test_steadiness_is_a_strength_and_nought_is_off() -> None:
+    usual, strong, weak, off = (config_of(steady=strength).inference for strength in (1, 2, 0.5, 0))
+    assert usual == InferenceConfig()
+    assert strong.heard_hz < usual.heard_hz < weak.heard_hz and strong.answered_hz < usual.answered_hz < weak.answered_hz
+    assert off == InferenceConfig(0, 0)
+
+
+def test_a_jobs_output_says_its_container_language_and_notice(tmp_path: Path) -> None:
+    job = DubJob(tmp_path / "a.mp4", tmp_path / "fr.wav", tmp_path / "OUT.MKV", "fr")
+    config = for_job(config_of(), job)
+    assert (config.blend.suffix, config.remux.suffix, config.remux.language) == (".mkv", ".mkv", "fr")
+    assert "altered by musetalk" in config.remux.notice
 
 
 def write(path: Path, content: str) -> None:

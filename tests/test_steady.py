@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from musetalk_cli.steady import runs, smooth
 
@@ -22,46 +23,81 @@ def test_runs_are_unbroken_frames_of_one_kind(frame: list[int], apart: list[list
     assert sorted(run.tolist() for run in found) == sorted(expected)
 
 
-def test_steady_movement_has_no_lag() -> None:
-    """Away from the ends, where there is nothing to average with."""
-    ramp = np.linspace(0, 10, 41, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(smooth(ramp, 1.0)[4:-4], ramp[4:-4], atol=1e-4)
+FPS = 25.0
 
 
-def test_a_jerk_is_smaller_and_as_far_before_as_after_it() -> None:
-    jerk = np.zeros((21, 1), np.float32)
-    jerk[10] = 1
-    calm = smooth(jerk, 1.0)[:, 0]
-    np.testing.assert_allclose(calm, calm[::-1], atol=1e-6)
-    assert calm.max() == pytest.approx(0.4, abs=0.01)
-    assert calm.sum() == pytest.approx(1, abs=1e-5)
+def wave(hz: float, frames: int = 200) -> NDArray[np.float32]:
+    return np.sin(2 * np.pi * hz * np.arange(frames) / FPS).astype(np.float32)[:, None]
 
 
-def test_more_of_it_is_steadier() -> None:
-    noise = np.random.default_rng(0).normal(0, 1, (200, 2)).astype(np.float32)
-    jerks = [np.abs(np.diff(smooth(noise, sigma), 2, axis=0)).mean() for sigma in (0, 0.5, 1.0, 2.0)]
+def shared(calm: NDArray[np.float32], given: NDArray[np.float32]) -> float:
+    """How much of a wave is left, away from the ends."""
+    inner = slice(30, -30)
+    return float((calm[inner] * given[inner]).sum() / (given[inner] ** 2).sum())
+
+
+@pytest.mark.parametrize(("hz", "low", "high"), [(0.5, 0.99, 1.01), (2.0, 0.95, 1.0), (5.0, 0.4, 0.6), (10.0, 0.0, 0.05)])
+def test_what_is_faster_than_the_cutoff_goes_and_what_is_slower_stays(hz: float, low: float, high: float) -> None:
+    """Half of the wave is left at the cutoff itself: 5 Hz."""
+    assert low <= shared(smooth(wave(hz), 5.0, FPS), wave(hz)) <= high
+
+
+@pytest.mark.parametrize("hz", [1.0, 3.0, 4.5])
+def test_steady_movement_has_no_lag(hz: float) -> None:
+    calm = smooth(wave(hz), 5.0, FPS)[:, 0]
+    lags = range(-3, 4)
+    fit = [float((np.roll(wave(hz)[:, 0], lag)[30:-30] * calm[30:-30]).sum()) for lag in lags]
+    assert lags[int(np.argmax(fit))] == 0
+
+
+def test_time_looks_the_same_from_both_ends() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (60, 3)).astype(np.float32)
+    np.testing.assert_allclose(smooth(noise[::-1], 5.0, FPS)[::-1], smooth(noise, 5.0, FPS), atol=0.1)
+
+
+@pytest.mark.parametrize("fps", [24000 / 1001, 25.0, 60.0, 120.0])
+def test_the_cutoff_is_in_seconds_whatever_the_rate(fps: float) -> None:
+    time = np.arange(round(6 * fps)) / fps
+    slow, fast = np.sin(2 * np.pi * 2 * time), np.sin(2 * np.pi * 10 * time)
+    calm = smooth((slow + fast)[:, None], 5.0, fps)[:, 0]
+    inner = slice(round(fps), -round(fps))
+    assert abs(float(calm[inner] @ fast[inner]) / float(fast[inner] @ fast[inner])) < 0.1
+    assert float(calm[inner] @ slow[inner]) / float(slow[inner] @ slow[inner]) > 0.9
+
+
+def test_acceleration_of_noise_is_less_than_half() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (400, 2)).astype(np.float32)
+    jerks = [np.abs(np.diff(smooth(noise, hz, FPS), 2, axis=0)).mean() for hz in (0, 8.0, 5.0, 2.0)]
     assert jerks == sorted(jerks, reverse=True)
-    assert jerks[2] < 0.35 * jerks[0]
+    assert jerks[1] < 0.5 * jerks[0]
 
 
 def test_what_stands_still_stays_to_the_ends() -> None:
     still = np.full((9, 2, 3), 0.7, np.float32)
-    np.testing.assert_allclose(smooth(still, 2.0), still, atol=1e-6)
+    np.testing.assert_allclose(smooth(still, 2.0, FPS), still, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_nothing_to_average_comes_back_as_it_is(count: int) -> None:
     values = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
-    np.testing.assert_array_equal(smooth(values, 1.0), values)
+    np.testing.assert_array_equal(smooth(values, 5.0, FPS), values)
 
 
-def test_off_changes_nothing() -> None:
-    values = np.random.default_rng(1).normal(0, 1, (5, 2)).astype(np.float32)
-    np.testing.assert_array_equal(smooth(values, 0), values)
+@pytest.mark.parametrize("count", range(3, 12))
+def test_few_frames_are_enough(count: int) -> None:
+    calm = smooth(np.linspace(0, 1, count, dtype=np.float32)[:, None], 5.0, FPS)
+    assert calm.shape == (count, 1)
+    assert np.isfinite(calm).all() and calm.min() > -0.2 and calm.max() < 1.2
+
+
+@pytest.mark.parametrize("hz", [0.0, 12.5, 30.0])  # off, and beyond what the rate can hold
+def test_off_changes_nothing(hz: float) -> None:
+    values = np.random.default_rng(1).normal(0, 1, (20, 2)).astype(np.float32)
+    np.testing.assert_array_equal(smooth(values, hz, FPS), values)
 
 
 def test_halves_are_averaged_in_floats() -> None:
     """Latents are float16: 60 000 twice is more than it holds."""
-    values = np.full((5, 1), 60_000, np.float16)
-    assert smooth(values, 1.0).dtype == np.float32
-    np.testing.assert_allclose(smooth(values, 1.0), 60_000, rtol=1e-3)
+    values = np.full((15, 1), 60_000, np.float16)
+    assert smooth(values, 5.0, FPS).dtype == np.float32
+    np.testing.assert_allclose(smooth(values, 5.0, FPS), 60_000, rtol=1e-3)

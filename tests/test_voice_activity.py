@@ -4,7 +4,7 @@ import wave
 
 import numpy as np
 import pytest
-from made_cast import FRENCH
+from conftest import FRENCH
 from numpy.typing import NDArray
 
 from musetalk_cli.models.voice_activity import CHUNK, HZ, VoiceActivity

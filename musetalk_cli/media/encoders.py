@@ -38,7 +38,7 @@ ENCODERS: Mapping[str, Encoder] = {
     "libsvtav1": Encoder("av1", (".mp4", ".m4v", ".mkv", ".webm"), 7.0, 63, odd_sizes=True, hdr10=True),
     "prores_ks": Encoder("prores", (".mov", ".mkv"), alpha=True),
     "dnxhd": Encoder("dnxhd", (".mov",), least=(256, 120)),
-    "ffv1": Encoder("ffv1", (".mkv", ".avi"), most_crf=0, odd_sizes=True, alpha=True),
+    "ffv1": Encoder("ffv1", (".mkv",), most_crf=0, odd_sizes=True, alpha=True),
 }
 NAMES = ("auto", *ENCODERS)
 OFTEN = {8: ("libx264", "libx265", "libvpx-vp9", "libsvtav1"), 16: ("libx265", "libx264", "libsvtav1", "libvpx-vp9")}
@@ -90,11 +90,10 @@ def check_crf(encoder: str, crf: float | None) -> None:
         raise UsageError(f"--crf {crf:g}: outside of 0 to {most}", cure)
 
 
-def encoder_options(encoder: str, source: Source, config: BlendConfig, reordering: int | None = None) -> dict[str, str]:
+def encoder_options(encoder: str, source: Source, config: BlendConfig) -> dict[str, str]:
     """Options by libav's names; the same for every segment of a film. Tags that the film lacks stay unset: nothing is guessed.
 
-    reordering: frames that x264 and x265 may hold back, None for as many as they like; 0 is no B-frames, 1 none that others refer
-    to. Raises UsageError for an unknown preset.
+    `config.reordering` 0 is no B-frames, 1 none that others refer to. Raises UsageError for an unknown preset.
     """
     if config.preset not in PRESETS:
         raise UsageError(f"there is no preset {config.preset!r}", f"choose one of {', '.join(PRESETS)}")
@@ -109,9 +108,9 @@ def encoder_options(encoder: str, source: Source, config: BlendConfig, reorderin
     tags = {key: value for key, value in tags.items() if value}
     crf = ENCODERS[encoder].crf if config.crf is None else config.crf
     if encoder == "libx264":
-        return tags | _x264(source, config, crf, reordering)
+        return tags | _x264(source, config, crf)
     if encoder == "libx265":
-        return tags | _x265(source, config, crf, reordering)
+        return tags | _x265(source, config, crf)
     if encoder == "libvpx-vp9":
         return tags | _vp9(config, crf)
     if encoder == "libsvtav1":
@@ -162,7 +161,7 @@ def _misfit(encoder: str, source: Source, suffix: str) -> str:
 
 def _cure(source: Source, config: BlendConfig, candidates: Sequence[str]) -> str:
     """The nearest way to keep the picture: the same encoder elsewhere, another one here, any anywhere; else a conversion."""
-    for encoder, suffix in _ways(config.suffix, candidates):
+    for encoder, suffix in _ways(source, config.suffix, candidates):
         if not _misfit(encoder, source, suffix):
             chosen = config.codec != "auto" or encoder not in candidates
             flags = (f"--codec {encoder}" if chosen else "", f"-o NAME{suffix}" if suffix != config.suffix else "")
@@ -173,15 +172,15 @@ def _cure(source: Source, config: BlendConfig, candidates: Sequence[str]) -> str
     return "convert the film first: ffmpeg -i FILM -pix_fmt yuv420p -crf 8 -c:a copy NEW.mp4"
 
 
-def _ways(suffix: str, candidates: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _ways(source: Source, suffix: str, candidates: Sequence[str]) -> Iterator[tuple[str, str]]:
     others = [other for other in (".mp4", ".mov", ".mkv") if other != suffix]
-    every = [*OFTEN[8], "prores_ks", "dnxhd", "ffv1"]
+    every = [*_candidates(source), "prores_ks", "ffv1"]
     yield from ((encoder, other) for encoder in candidates for other in others)
     yield from ((encoder, suffix) for encoder in every)
     yield from ((encoder, other) for encoder in every for other in others)
 
 
-def _x264(source: Source, config: BlendConfig, crf: float | None, reordering: int | None) -> dict[str, str]:
+def _x264(source: Source, config: BlendConfig, crf: float | None) -> dict[str, str]:
     # Without adaptive quantisation, which gives noise fewer bits: the error is then the same everywhere.
     params = ["aq-mode=0", "cpu-independent=1"]
     options = {"preset": config.preset, "qp" if crf == 0 else "crf": f"{crf:g}"}
@@ -193,15 +192,14 @@ def _x264(source: Source, config: BlendConfig, crf: float | None, reordering: in
         params.append(f"cll={source.light}")
     if config.suffix == ".avi":  # has no timestamps to show frames by and no place for headers
         params.append("repeat-headers=1")
-        reordering = 0
-    if reordering == 0:
+    if config.suffix == ".avi" or config.reordering == 0:
         options["bf"] = "0"
-    elif reordering == 1:
+    elif config.reordering == 1:
         params.append("b-pyramid=none")
     return options | {"x264-params": ":".join(params)}
 
 
-def _x265(source: Source, config: BlendConfig, crf: float | None, reordering: int | None) -> dict[str, str]:
+def _x265(source: Source, config: BlendConfig, crf: float | None) -> dict[str, str]:
     params = ["log-level=none", "open-gop=0", "aq-mode=0", f"pools={THREADS}", f"frame-threads={THREADS // 2}"]
     if crf == 0:
         params.append("lossless=1")
@@ -211,8 +209,8 @@ def _x265(source: Source, config: BlendConfig, crf: float | None, reordering: in
         params.append(f"master-display={source.mastering}")
     if source.light:
         params.append(f"max-cll={source.light}")
-    if reordering in (0, 1):
-        params.append(("bframes=0", "b-pyramid=0")[reordering])
+    if config.reordering in (0, 1):
+        params.append("b-pyramid=0" if config.reordering else "bframes=0")
     return {"preset": config.preset, "crf": f"{crf:g}", "x265-params": ":".join(params)}
 
 
@@ -227,11 +225,16 @@ def _vp9(config: BlendConfig, crf: float | None) -> dict[str, str]:
 
 
 def _svtav1(source: Source, config: BlendConfig, crf: float | None) -> dict[str, str]:
-    """Without temporal filter and with one quantiser for all frames: the worst frame is as good as the mean one, at half the size."""
-    speed = max(9 - PRESETS.index(config.preset), 0)
-    params = [f"preset={speed}", "lossless=1" if crf == 0 else f"crf={crf:g}", "aq-mode=0", "enable-tf=0", f"lp={THREADS}"]
-    if crf != 0:
-        params.append("use-fixed-qindex-offsets=1")
+    """Without temporal filter and with one quantiser for all frames: the worst frame is as good as the mean one, at half the size.
+
+    What SVT-AV1 4.1 does wrong with 10 bits: its presets 8 and faster fall to 30 dB, and its lossless mode loses between frames.
+    """
+    speed = min(max(9 - PRESETS.index(config.preset), 0), 7)
+    params = [f"preset={speed}", "aq-mode=0", "enable-tf=0", f"lp={THREADS}"]
+    if crf == 0:
+        params += ["lossless=1", *(["keyint=1"] if "10" in source.colour.pix_fmt else [])]
+    else:
+        params += [f"crf={crf:g}", "use-fixed-qindex-offsets=1"]
     if source.mastering:
         params.append(f"mastering-display={_in_units(source.mastering)}")
     if source.light:

@@ -87,13 +87,16 @@ def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: 
 
 
 def rounded(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
-    """The frame in the same format of fewer bits, every sample of every plane rounded to the nearest; pts and colour tags stay."""
+    """The frame in the same format of fewer bits, every sample rounded to the nearest; pts and colour tags stay.
+
+    A code value of Y, U or V is worth 2**n of the finer ones, of full-range R, G, B and alpha a share of the largest.
+    """
     layout, coarse = layout_of(frame.format.name), layout_of(pix_fmt)
     made = av.VideoFrame(frame.width, frame.height, pix_fmt)
-    drop, most = layout.depth - coarse.depth, (1 << coarse.depth) - 1
+    finest, most = ((1 << of.depth) - 1 for of in (layout, coarse))
     for channel in layout.channels:
-        half = (_samples(frame, channel, layout) >> (drop - 1)) + 1
-        _samples(made, channel, coarse)[:] = np.minimum(half >> 1, most)
+        scale = 2.0 ** (coarse.depth - layout.depth) if channel.role in "YUV" else most / finest
+        _samples(made, channel, coarse)[:] = np.minimum(np.floor(_samples(frame, channel, layout) * scale + 0.5), most)
     made.pts, made.time_base = frame.pts, frame.time_base
     made.colorspace, made.color_range = frame.colorspace, frame.color_range
     made.color_primaries, made.color_trc = frame.color_primaries, frame.color_trc

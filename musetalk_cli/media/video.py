@@ -7,7 +7,7 @@ checks every frame that it hands out against it and raises rather than shift by 
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import dropwhile
@@ -18,7 +18,7 @@ from typing import NamedTuple, Self, cast
 import av
 import numpy as np
 from av.buffer import Buffer
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import BlendConfig
 from musetalk_cli.errors import InputError, InternalError
-from musetalk_cli.media.encoders import ENCODERS, IN_MOV, THREADS, choose_encoder, coded_format, encoder_options
+from musetalk_cli.media.encoders import IN_MOV, THREADS, choose_encoder, coded_format, encoder_options
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url
 from musetalk_cli.media.planes import rounded
 from musetalk_cli.types import Colour, Source
@@ -45,7 +45,11 @@ SWS_MATRIX = {
 }  # matrices that swscale undoes exactly; demux refuses others
 # Their frames say nothing of HDR10 or of how they were mastered, and little of colour: the track does.
 TOLD_BY_TRACK = ("vp9", "prores", "dnxhd", "ffv1")
+NAMED_BY_TAG = ("prores", "dnxhd")  # the track's four letters are the profile
 DNXHD_ID = slice(40, 44)  # of a frame's header: the compression id (SMPTE ST 2019-1)
+
+
+BACKWARDS = 16  # frames in memory where a film runs backwards
 
 
 class Timeline(NamedTuple):
@@ -85,6 +89,9 @@ def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[
     """
     if not 0 <= start <= stop <= source.frames:
         raise InternalError(f"frames [{start}, {stop}) asked of a film of {source.frames}")
+    if source.own and stop > source.own:
+        yield from _lengthened(video, source, start, stop)
+        return
     number = start
     for back_s in SEEK_BACK_S:
         for frame in _frames_from(video, source, start, back_s) if number < stop else ():
@@ -102,6 +109,52 @@ def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[
             f"{video}: frame {number} at {at} is not what it was when the film was analysed",
             "the file changed or is damaged; put it back, or start again with --fresh",
         )
+
+
+def _lengthened(video: Path, source: Source, start: int, stop: int) -> Iterator[av.VideoFrame]:
+    """Frames of which some follow on the film's own: the last one again and again, or the film backwards and forwards."""
+    if start < source.own:
+        yield from read_frames(video, source, start, source.own)
+    for first, last in _blocks(source, max(start, source.own), stop):
+        shown = [source.shows(number) for number in range(first, last)]
+        low, high = min(shown), max(shown) + 1
+        frames = list(read_frames(video, source, low, high))
+        repeated = _again(frames[0], len(shown)) if high - low == 1 else [frames[number - low] for number in shown]
+        for number, frame in enumerate(repeated, first):
+            frame.pts, frame.time_base = int(source.pts[number]), source.time_base
+            yield frame
+
+
+def _blocks(source: Source, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) in pieces that show few frames in one direction, so that few are in memory; a held frame in one piece."""
+    held = source.turns_at == source.own - 1
+    first = start
+    while first < stop:
+        last = first + 1
+        while last < stop and (held or (last - first < BACKWARDS and _goes_on(source, last))):
+            last += 1
+        yield first, last
+        first = last
+
+
+def _goes_on(source: Source, number: int) -> bool:
+    """Whether the picture moves in the same direction before and after frame number - 1."""
+    a, b, c = (source.shows(frame) for frame in (number - 2, number - 1, number))
+    return (b - a) == (c - b)
+
+
+def _again(frame: av.VideoFrame, times: int) -> Iterator[av.VideoFrame]:
+    """The same picture several times, each of which may be written to."""
+    graph = av.filter.Graph()
+    given = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    loop, out = graph.add("loop", f"loop={times - 1}:size=1"), graph.add("buffersink")
+    given.link_to(loop)
+    loop.link_to(out)
+    graph.configure()
+    given.push(frame)
+    given.push(None)
+    for _ in range(times):
+        yield cast(av.VideoFrame, out.pull())
 
 
 def packet_times(video: Path) -> tuple[NDArray[np.int64], Fraction]:
@@ -139,26 +192,32 @@ def to_rgb(frame: av.VideoFrame, colour: Colour, *, quick: bool = False) -> NDAr
     return np.asarray(rgb.to_ndarray(), np.uint8)  # (H, W, 3)
 
 
+def segment_name(source: Source, config: BlendConfig) -> str:
+    """What a SegmentWriter's file is called: its suffix says what it is."""
+    return f"segment.{_form(choose_encoder(source, config))}"
+
+
+def _form(encoder: str) -> str:
+    """Of a segment's file. NUT does not hold ProRes and DNxHR; MOV does, and its timestamps are exact where none is reordered."""
+    return "mov" if encoder in IN_MOV else "nut"
+
+
 class SegmentWriter:
     """Encodes a stretch of the film to one file: a closed GOP, pixel format, size, colour tags, HDR10 and sample aspect ratio as in
     the source.
 
     The file is NUT (MOV for ProRes and DNxHR), which holds timestamps in fractions of the source's time base (Matroska would round
     them to milliseconds), moved as a whole where decoding order asks for it. The same frames give the same bytes on any machine,
-    and all segments of a film the same codec headers, so that remux joins them without encoding again. reordering: see
-    encoder_options. Use as a context manager; an exception inside leaves an unfinished file behind.
+    and all segments of a film the same codec headers, so that remux joins them without encoding again. Use as a context manager; an
+    exception inside leaves an unfinished file behind.
     """
 
-    def __init__(self, path: Path, source: Source, config: BlendConfig, *, reordering: int | None = None) -> None:
+    def __init__(self, path: Path, source: Source, config: BlendConfig) -> None:
         self._path, self._source = path, source
         self._encoder = choose_encoder(source, config)
-        self._options = encoder_options(self._encoder, source, config, reordering)
+        self._options = encoder_options(self._encoder, source, config)
         self._pix_fmt = coded_format(self._encoder, source.colour.pix_fmt)
-        form, options = "nut", {"fflags": "+bitexact"}
-        if self._encoder in IN_MOV:
-            form = "mov"
-            options |= {"video_track_timescale": str(source.time_base.denominator), "use_editlist": "0"}
-        self._file = av.open(media_url(path), "w", format=form, options=options)
+        self._file = av.open(media_url(path), "w", format=_form(self._encoder), options={"fflags": "+bitexact"})
         self._stream: VideoStream | None = None
         self.frames = 0
 
@@ -271,17 +330,36 @@ def hdr10(frame: av.VideoFrame) -> tuple[str, str]:
     return mastering, light
 
 
-def profile_of(picture: VideoStream) -> str:
+def profile_of(film: InputContainer, picture: VideoStream) -> str:
     """What names the rate of a film that has no other: ProRes' four letters (apch), DNxHD's compression id (1237); else nothing.
 
-    Reads a packet of a DNxHD film.
+    Reads on in a DNxHD film, by a packet.
     """
     codec = picture.codec.canonical_name
     if codec == "prores":
-        return picture.codec_context.codec_tag
+        return picture.codec_context.codec_tag.strip("\0")
     if codec == "dnxhd":
-        return str(int.from_bytes(bytes(next(picture.container.demux(picture)))[DNXHD_ID]))
+        return str(int.from_bytes(bytes(next(film.demux(picture)))[DNXHD_ID]))
     return ""
+
+
+def add_picture(joined: OutputContainer, encoded: VideoStream, film: VideoStream, source: Source) -> VideoStream:
+    """A track for the packets of a segment. What its codec leaves to the track (colour tags, where chroma lies, HDR10) is the film's.
+
+    Where chroma lies, and HDR10, only if the film is of that codec itself: PyAV can copy both but not set them.
+    """
+    codec = encoded.codec.canonical_name
+    if codec not in TOLD_BY_TRACK:
+        return joined.add_stream_from_template(encoded, opaque=True)
+    stream = joined.add_stream_from_template(film if film.codec.canonical_name == codec else encoded, opaque=True)
+    own, told = stream.codec_context, film.codec_context
+    own.extradata = encoded.codec_context.extradata
+    if codec in NAMED_BY_TAG:
+        own.codec_tag = encoded.codec_context.codec_tag
+    own.sample_aspect_ratio = source.sar
+    own.colorspace, own.color_range = told.colorspace, told.color_range
+    own.color_primaries, own.color_trc = told.color_primaries, told.color_trc
+    return stream
 
 
 def clock(seconds: Fraction) -> str:

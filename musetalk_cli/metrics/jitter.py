@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 
 from musetalk_cli.landmarks import MOUTH, RIGID
 
-
 SPREAD = 2.0  # frames of the Gaussian over the head's pose: noise of nose and eyes is not the mouth's
 
 
@@ -17,7 +16,7 @@ def acceleration(landmarks: NDArray[np.floating]) -> NDArray[np.float32]:
     over time. Frames without landmarks (NaN) have no acceleration, nor have their neighbours.
     """
     points = landmarks[..., 0] + 1j * landmarks[..., 1]  # (N, 68)
-    seen = ~np.isnan(points).any(1)
+    seen = np.asarray(~np.isnan(points).any(1), np.bool_)
     still = points[:, RIGID]
     centre = still.mean(1, keepdims=True)
     first = int(seen.argmax())

@@ -10,6 +10,7 @@ The one full decode is also the proof that the film can be read to its end.
 import re
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +25,18 @@ from musetalk_cli.config import DemuxConfig, Runtime
 from musetalk_cli.errors import InputError
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
 from musetalk_cli.media.shots import CutFinder, shots_between
-from musetalk_cli.media.video import SWS_MATRIX, Timeline, clock, earliest_start, open_film, picture_of, scan, side_data
+from musetalk_cli.media.video import (
+    SWS_MATRIX,
+    Timeline,
+    clock,
+    earliest_start,
+    hdr10,
+    open_film,
+    picture_of,
+    profile_of,
+    scan,
+    side_data,
+)
 from musetalk_cli.types import Colour, Source, Stream
 from musetalk_cli.work import stage
 
@@ -65,12 +77,20 @@ CURE_DYNAMIC_HDR = (
     "take it out first: ffmpeg -i FILM -c copy -bsf:v dovi_rpu=strip=1 NEW.mp4, or for HDR10+ hdr10plus_tool remove"
 )
 CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -vf bwdif -crf 8 -c:a copy NEW.mp4"
+CURE_ALPHA = (
+    "make it one picture first: ffmpeg -c:v libvpx-vp9 -i FILM -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le NEW.mov "
+    "(VP8: libvpx)"
+)
+FIELDS = range(2, 6)  # libav's numbers for an interlaced track
+# Every frame says whether it has fields; of all others the track alone does.
+FRAMES_TELL_FIELDS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "wmv3", "dnxhd", "dvvideo", "ffv1"}
 
 
-@stage(version=1)
+@stage(version=2)
 def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> Source:
     """The film's exact frame list, streams and shots. Raises InputError, with the first bad timestamp, for a film that is damaged,
-    and with the cure for one whose picture cannot be kept as it is: interlaced, changing its size, dynamic HDR."""
+    and with the cure for one whose picture cannot be kept as it is: interlaced, transparent apart, changing its size, dynamic HDR."""
+    _check_track(video)
     cuts = CutFinder(config.cut_threshold, config.min_shot)
     check = _SameForm(video)
 
@@ -99,6 +119,9 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
             colour=_colour(video, picture, check.pix_fmt, log),
             sar=picture.sample_aspect_ratio or Fraction(1),
             rotation=check.rotation,
+            profile=profile_of(film, picture),
+            mastering=check.hdr10[0],
+            light=check.hdr10[1],
         )
 
 
@@ -150,12 +173,48 @@ def _end_of(film: InputContainer) -> Fraction:
     return max(ends, default=Fraction(0))
 
 
+def _check_track(video: Path) -> None:
+    """Refuses what a track says of its picture and the frames do not."""
+    with open_film(video) as film:
+        picture = picture_of(film, video)
+        if picture.codec.canonical_name not in FRAMES_TELL_FIELDS and picture.codec_context.field_order in FIELDS:
+            raise InputError(f"{video}: the track says that the picture is interlaced", CURE_PROGRESSIVE)
+        if picture.metadata.get("alpha_mode") == "1":
+            raise InputError(f"{video}: its transparency is stored apart from the picture and would be lost", CURE_ALPHA)
+        if _has_layers(film, picture):
+            fact = "transparency or a second view is stored as a layer of its own and would be lost"
+            raise InputError(f"{video}: {fact}", "if it may go: ffmpeg -i FILM -crf 8 -c:a copy NEW.mp4")
+
+
+def _has_layers(film: InputContainer, picture: VideoStream) -> bool:
+    """Whether HEVC's first frame has NAL units above the base layer, which libav does not show (nuh_layer_id, H.265 7.3.1.2)."""
+    if picture.codec.canonical_name != "hevc":
+        return False
+    data, header = b"", picture.codec_context.extradata or b""
+    with suppress(av.FFmpegError):  # a damaged film is refused where it is read whole
+        data = bytes(next((packet for packet in film.demux(picture) if packet.size), b""))
+    return any(nal[0] & 1 or nal[1] >> 3 for nal in _nal_units(data, header) if len(nal) > 1)
+
+
+def _nal_units(data: bytes, header: bytes) -> Iterator[bytes]:
+    """NAL units of a packet: each after its length where the header is hvcC (ISO/IEC 14496-15), else after a start code."""
+    if len(header) < 23 or header[0] != 1:
+        yield from data.split(b"\0\0\1")[1:]
+        return
+    at, size = 0, (header[21] & 3) + 1
+    while at < len(data):
+        start = at + size
+        at = start + int.from_bytes(data[at:start])
+        yield data[start:at]
+
+
 class _SameForm:
     """Every frame must be what the first one is, and progressive."""
 
     def __init__(self, video: Path) -> None:
         self._video = video
         self.size, self.pix_fmt, self.rotation = (0, 0), "", 0
+        self.hdr10 = ("", "")
 
     def watch(self, frame: av.VideoFrame) -> None:
         at = f"{self._video} at {clock(cast(int, frame.pts) * cast(Fraction, frame.time_base))}"
@@ -170,6 +229,13 @@ class _SameForm:
             )
         if frame.interlaced_frame:
             raise InputError(f"{at}: the picture is interlaced, a face in it has two positions at once", CURE_PROGRESSIVE)
+        found = hdr10(frame)
+        if any(found) and found != self.hdr10:
+            if any(self.hdr10):
+                raise InputError(
+                    f"{at}: the HDR10 metadata change", "dub the parts apart: ffmpeg -i FILM -ss TIME -c copy PART.mp4"
+                )
+            self.hdr10 = found
         for kind, name in DYNAMIC_HDR.items():
             if side_data(frame, kind):
                 raise InputError(f"{at}: the picture carries {name} metadata, which would no longer fit it", CURE_DYNAMIC_HDR)

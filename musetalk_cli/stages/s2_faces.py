@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from musetalk_cli.config import FacesConfig, Runtime
-from musetalk_cli.crop import face_box
+from musetalk_cli.crop import face_box, from_upright, upright
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.landmarks import rolls_of
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models.analysis import Detection, EmbeddedAnalyser, FaceAnalyser, five_of
 from musetalk_cli.models.looks import look_of
@@ -52,7 +53,7 @@ class TrackSeen:
     size_px: tuple[float, float]  # width and height of the detector's box, median
     score: float  # of the detector, median
     unfit: str  # why it cannot be dubbed at all; "": it can
-    still_box: tuple[float, ...] | None = None  # x1 y1 x2 y2 in the frame ShotSeen.still, where the person is in it
+    still_box: tuple[float, ...] | None = None  # x1 y1 x2 y2 in the frame ShotSeen.still, seen upright, where the person is in it
     still_landmarks: tuple[tuple[float, float], ...] | None = None
 
 
@@ -70,7 +71,8 @@ class ShotSeen:
 def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runtime: Runtime, out: Path) -> Faces:
     """Rows of everyone who is real, large enough and seen by the landmarker; beside them `out/tracks.json`, see `read_seen`.
 
-    The box follows the released v1.5 rule from smoothed landmarks (spec 3.2 and 3.3).
+    The box follows the released v1.5 rule from smoothed landmarks (spec 3.2 and 3.3); a tilted head has a roll. A film that is
+    stored turned is looked at upright, and all places are told in pixels as they are stored.
     """
     with _open_analyser(config.analyser, runtime) as analyser:
         seen = follow(_observe(video, source, shot, analyser, config), bridge=config.bridge)
@@ -81,7 +83,7 @@ def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runti
         (track, row)
         for track, (person, _) in enumerate(everyone)
         if not why[track]
-        for row in _rows(person, shot, source.size, config)
+        for row in _rows(person, shot, source, config)
     ]
     found = _as_faces(shot, rows, _identities(persons))
     _write_seen(out / TRACKS_FILE, shot, persons, why, found)
@@ -155,7 +157,7 @@ def _observe(video: Path, source: Source, shot: Shot, analyser: FaceAnalyser, co
     observer = Observer(analyser, config)
     block: list[Picture] = []
     for number, picture in enumerate(read_frames(video, source, first, stop), first):
-        block.append(Picture(number, to_rgb(picture, source.colour, quick=True)))
+        block.append(Picture(number, upright(to_rgb(picture, source.colour, quick=True), source.rotation)))
         if number == first or number % DETECT_EVERY == 0 or number == stop - 1:
             yield from observer.sightings(block)
             block = []
@@ -271,16 +273,19 @@ class _Row(NamedTuple):
     frame: int
     box: NDArray[np.int32]  # (4,)
     landmarks: NDArray[np.float32]  # (68, 2)
+    roll: float
     hidden: float
 
 
-def _rows(person: Person, shot: Shot, size: tuple[int, int], config: FacesConfig) -> Iterator[_Row]:
+def _rows(person: Person, shot: Shot, source: Source, config: FacesConfig) -> Iterator[_Row]:
     whole = steady(filled(person, config.bridge), shot)
-    landmarks = smoothed(whole.frames, whole.landmarks, config.smooth)
-    for frame, points, hidden in zip(whole.frames, landmarks, whole.hidden, strict=True):
-        box = face_box(points, size, margin=config.margin, shift=config.shift)
+    seen = smoothed(whole.frames, whole.landmarks, config.smooth)
+    landmarks = np.asarray(from_upright(seen, source.rotation, source.size), np.float32)
+    rolls = rolls_of(whole.frames, landmarks)
+    for frame, points, roll, hidden in zip(whole.frames, landmarks, rolls, whole.hidden, strict=True):
+        box = face_box(points, source.size, margin=config.margin, shift=config.shift, roll=float(roll))
         if shot.start <= frame < shot.stop and box is not None:
-            yield _Row(int(frame), box, points, float(hidden))
+            yield _Row(int(frame), box, points, float(roll), float(hidden))
 
 
 def _identities(persons: list[Person]) -> NDArray[np.float32]:
@@ -300,7 +305,8 @@ def _as_faces(shot: Shot, rows: list[tuple[int, _Row]], identity: NDArray[np.flo
         np.array([row.box for _, row in rows], np.int32).reshape(-1, 4),
         np.array([row.landmarks for _, row in rows], np.float32).reshape(-1, 68, 2),
         identity,
-        hidden=np.array([row.hidden for _, row in rows], np.float32),
+        np.array([row.roll for _, row in rows], np.float32),
+        np.array([row.hidden for _, row in rows], np.float32),
     )
 
 
@@ -326,8 +332,6 @@ def _still(shot: Shot, persons: list[Person], why: list[str]) -> int:
 def _track_seen(track: int, person: Person, why: str, found: Faces, still: int) -> TrackSeen:
     now = next((seen for seen in person.sightings if seen.frame == still), None)
     rows = np.flatnonzero(found.track == track)
-    drawn = [found.landmarks[row] for row in rows if found.frame[row] == still]
-    landmarks = drawn[0] if drawn else None if now is None else now.landmarks
     return TrackSeen(
         track=track,
         frames=len(person.sightings),
@@ -338,7 +342,9 @@ def _track_seen(track: int, person: Person, why: str, found: Faces, still: int) 
         score=round(person.score, 3),
         unfit=why,
         still_box=None if now is None else tuple(round(float(v), 1) for v in now.box),
-        still_landmarks=None if landmarks is None else tuple((round(float(x), 1), round(float(y), 1)) for x, y in landmarks),
+        still_landmarks=None
+        if now is None or now.landmarks is None
+        else tuple((round(float(x), 1), round(float(y), 1)) for x, y in now.landmarks),
     )
 
 

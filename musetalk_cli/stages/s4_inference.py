@@ -49,7 +49,7 @@ def inference(
     windows = _windows(family, source, faces, speeches, voice)
     for rows in lines:
         windows[rows] = smooth(windows[rows], config.heard_hz, float(source.fps))
-    points = in_crop(faces.landmarks, faces.box)
+    points = in_crop(faces.landmarks, faces.box, faces.roll)
     plan = family.plan(points, windows, faces.track)
     answer = np.array(latents.reference)
     spoken = np.sort(np.concatenate([np.zeros(0, np.intp), *lines]))
@@ -63,7 +63,10 @@ def _windows(
     family: Family, source: Source, faces: Faces, speeches: Sequence[Speech], voice: NDArray[np.int16]
 ) -> NDArray[np.float16]:
     """(N, 10, 5, 384) of each row's voice; silence for CLOSED and PASS."""
-    windows = np.tile(_silence(family), (faces.rows, 1, 1, 1))
+    windows = np.zeros((faces.rows, WINDOW, 5, 384), np.float16)
+    shut = np.flatnonzero(voice < 0)
+    if len(shut):  # half a second on a CPU, which a shot that speaks throughout need not wait
+        windows[shut] = _silence(family)
     for number, speech in enumerate(speeches):
         rows = np.flatnonzero(voice == number)
         windows[rows] = windows_at(speech.features, [source.time(int(frame)) for frame in faces.frame[rows]])

@@ -29,7 +29,7 @@ from musetalk_cli.languages import three_letters
 from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
 from musetalk_cli.media.splice import Copied, NoSplice, copyable_points, join
-from musetalk_cli.media.video import earliest_start, open_film, packet_times, picture_of, sync_file
+from musetalk_cli.media.video import add_picture, earliest_start, open_film, packet_times, picture_of, sync_file
 from musetalk_cli.types import Film, Segment, Source, Stretch
 from musetalk_cli.work import stage
 
@@ -105,7 +105,7 @@ def remux(
         if copies.of:
             _join_with_copies(segments, copies, video, source, picture, CONTAINERS[config.suffix].name)
         else:
-            join_segments(segments, source, picture)
+            join_segments(segments, video, source, picture)
         _mux(picture, audio, video, source, config, path)
     _verify(path, video, source, config)
     sync_file(path)
@@ -147,7 +147,7 @@ def check_deliverable(video: Path, source: Source, config: RemuxConfig) -> None:
             _check_held(video, stream, container, config)
 
 
-def join_segments(segments: Sequence[Segment], source: Source, path: Path) -> None:
+def join_segments(segments: Sequence[Segment], video: Path, source: Source, path: Path) -> None:
     """One picture of all segments, packets copied; frame n has exactly the timestamp source.pts[n].
 
     Raises InternalError where the segments leave a gap or were not encoded alike.
@@ -156,19 +156,21 @@ def join_segments(segments: Sequence[Segment], source: Source, path: Path) -> No
     if edges[-1] != source.frames or [segment.start for segment in segments] != edges[:-1]:
         raise InternalError(f"segments that end at {edges[1:]} do not make a film of {source.frames} frames")
     container = CONTAINERS[path.suffix]
-    with av.open(media_url(path), "w", format=container.name, options=_mux_options(source, container.name)) as film:
+    options = _mux_options(source, container.name)
+    with av.open(media_url(path), "w", format=container.name, options=options) as joined, open_film(video) as film:
+        original = cast(VideoStream, film.streams[source.video_stream])
         stream: VideoStream | None = None
         header: bytes | None = None
         for segment in segments:
             with open_film(segment.path) as part:
                 given = picture_of(part, segment.path)
                 if stream is None:
-                    stream, header = _add_picture(film, given, source, container.name), given.codec_context.extradata
+                    stream, header = _add_picture(joined, given, original, source, container.name), given.codec_context.extradata
                 if given.codec_context.extradata != header:
                     raise InternalError(f"{segment.path.name}: frame {segment.start} on was encoded with other settings")
                 for packet in _timed_packets(part, given, segment, source):
                     packet.stream = stream
-                    film.mux(packet)
+                    joined.mux(packet)
 
 
 def _timed_packets(
@@ -213,8 +215,10 @@ def frame_duration(source: Source, number: int) -> int:
     return int(source.pts[number] - source.pts[number - 1])
 
 
-def _add_picture(film: OutputContainer, given: VideoStream, source: Source, container: str) -> VideoStream:
-    stream = film.add_stream_from_template(given, opaque=True)
+def _add_picture(
+    joined: OutputContainer, given: VideoStream, original: VideoStream, source: Source, container: str
+) -> VideoStream:
+    stream = add_picture(joined, given, original, source)
     stream.time_base = _avi_tick(source) if container == "avi" else source.time_base
     if source.rotation:
         stream.set_display_rotation(source.rotation)

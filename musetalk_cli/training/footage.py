@@ -16,6 +16,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from musetalk_cli.crop import upright
 from musetalk_cli.errors import InputError
 from musetalk_cli.media.audio import SPEECH_HZ, speech_blocks
 from musetalk_cli.media.video import clock, earliest_start, open_film, picture_of, scan, to_rgb
@@ -48,11 +49,6 @@ class Footage:
     def rgb(self, frame: av.VideoFrame, *, quick: bool = False) -> NDArray[np.uint8]:
         """(H, W, 3), upright; quick: see media.video.to_rgb."""
         return upright(to_rgb(frame, self.colour, quick=quick), self.rotation)
-
-
-def upright(rgb: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """(H, W, 3) turned counterclockwise by 0, 90, 180 or 270 degrees."""
-    return np.ascontiguousarray(np.rot90(rgb, rotation // 90)) if rotation else rgb
 
 
 def watch(video: Path, see: Callable[[Footage, int, av.VideoFrame], None]) -> Footage:
