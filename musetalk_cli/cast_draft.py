@@ -61,21 +61,34 @@ def write_cast(cast: Path, seen: "Seen", sheet: Path) -> None:
     """The map, written whole, and `A.jpg` and so on."""
     folder = stills_folder(cast)
     folder.mkdir(exist_ok=True)
-    lines = [*_head(cast, seen, sheet)]
-    brief: list[str] = []
-    for number in range(len(seen.persons.tracks)):
-        shown, name = _shown(seen, number), letters(number)
-        if sum(one.stop - one.start for one in shown) < LEAST_S:
-            brief.append(name)
-            continue
-        still = folder / f"{name}.jpg"
-        _write_still(still, seen, number)
-        lines += _entry(name, f"{folder.name}/{still.name}", shown, _spoken(seen, number), bool(seen.speakers))
+    for number in _long_enough(seen):
+        _write_still(_still(cast, number), seen, number)
+    part = cast.with_name(f".{cast.name}.part")
+    part.write_text(draft(cast, seen, sheet), encoding="utf-8")
+    part.replace(cast)
+
+
+def draft(cast: Path, seen: "Seen", sheet: Path) -> str:
+    """What the map says."""
+    lines, entered = [*_head(cast, seen, sheet)], _long_enough(seen)
+    for number in entered:
+        still = _still(cast, number)
+        name = f"{still.parent.name}/{still.name}"
+        lines += _entry(letters(number), name, _shown(seen, number), _spoken(seen, number), bool(seen.speakers))
+    brief = [letters(number) for number in range(len(seen.persons.tracks)) if number not in entered]
     if brief:
         lines += ["", f"# Seen for less than {LEAST_S:g} s, and left as they are: {', '.join(brief)}"]
-    part = cast.with_name(f".{cast.name}.part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    part.replace(cast)
+    return "\n".join(lines) + "\n"
+
+
+def _still(cast: Path, number: int) -> Path:
+    return stills_folder(cast) / f"{letters(number)}.jpg"
+
+
+def _long_enough(seen: "Seen") -> list[int]:
+    """Persons who are seen for long enough to be entered."""
+    persons = range(len(seen.persons.tracks))
+    return [number for number in persons if sum(one.stop - one.start for one in _shown(seen, number)) >= LEAST_S]
 
 
 def _head(cast: Path, seen: "Seen", sheet: Path) -> Iterator[str]:

@@ -115,11 +115,17 @@ MinFace = Annotated[int, _option("--min-face", env="MIN_FACE", min=8, metavar="P
 Occlusion = Annotated[
     float,
     _option(
-        "--occlusion", env="OCCLUSION", min=0, max=1, metavar="SHARE", help="A mouth stays where more of the lower face is hidden."
+        "--occlusion",
+        env="OCCLUSION",
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="A mouth stays where more of the lower face is hidden.",
     ),
 ]
 Fade = Annotated[
-    float, _option("--fade", env="FADE", min=0, max=2, metavar="SECONDS", help="Cross-fade between the film's mouth and the new one.")
+    float,
+    _option("--fade", env="FADE", min=0, max=2, metavar="SECONDS", help="Cross-fade between the film's mouth and the new one."),
 ]
 Steady = Annotated[
     float, _option("--steady", env="STEADY", min=0, max=3, metavar="X", help="How much mouths are steadied in time; 0 is off.")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from musetalk_cli.cast_draft import cast_path, check_cast, write_cast
+from musetalk_cli.cast_draft import cast_path, check_cast, draft, write_cast
 from musetalk_cli.cast_map import letters
 from musetalk_cli.casting import Choice, Chooser, cast_by_rule
 from musetalk_cli.config import DubConfig, Runtime
@@ -135,17 +135,24 @@ def inspect_film(film: Path, targets: Targets, choices: Choices, place: Place, v
     """Find shots, faces, persons and who speaks; write the contact sheet, for a long film `{stem}-2.png` and so on beside it, and
     the draft of a cast map with a still of each person in a folder beside it.
 
-    Raises UsageError where a target cannot be written, OutputExistsError where one lies there already.
+    A cast map under its usual name that is there already is left as it is. Raises UsageError where a target cannot be written,
+    OutputExistsError where one lies there already.
     """
     sheet, cast = sheet_path(film, targets.sheet), cast_path(film, targets.cast)
     check_sheet(sheet, [film, Path(choices.face)], overwrite=overwrite)
-    check_cast(cast, [film], overwrite=overwrite)
+    kept = targets.cast is None and not overwrite and cast.is_file()  # nobody asked for it by name: an inspection may be repeated
+    check_cast(cast, [film], overwrite=overwrite or kept)
     runtime = choose_runtime(choices)
     with open_session(film, place, voice, deliver=False) as session:
         seen = _analyse(film, dub_config(choices, runtime), runtime, session)
         reports = tuple(report(seen, shot) for shot in range(len(seen.faces)))
         sheets = tuple(write_sheets(sheet, seen, reports))
-        write_cast(cast, seen, sheet)
+        if not kept:
+            write_cast(cast, seen, sheet)
+        elif cast.read_text(encoding="utf-8", errors="replace") != draft(cast, seen, sheet):
+            session.events.emit(
+                "warning", message=f"{cast}: is there and says something else; left as it is", hint="-y drafts it anew"
+            )
     return Inspection(film, sheets, reports, cast)
 
 

@@ -12,21 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.config import DubConfig
-from musetalk_cli.media.encoders import choose_encoder
+from musetalk_cli.media.encoders import ENCODERS, choose_encoder
 from musetalk_cli.media.splice import NoSplice, Splice, copyable_points
 from musetalk_cli.stages.s6_remux import CONTAINERS
 from musetalk_cli.types import Shot, Source, Stretch, Voicing
-
-CODEC_OF = {
-    "libx264": "h264",
-    "libx265": "hevc",
-    "libvpx-vp9": "vp9",
-    "libsvtav1": "av1",
-    "prores_ks": "prores",
-    "dnxhd": "dnxhd",
-    "ffv1": "ffv1",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -86,6 +75,6 @@ def copies(splice: Splice, marked: NDArray[np.bool_], shortest: int) -> tuple[St
 
 def _splice(video: Path, source: Source, config: DubConfig) -> Splice | NoSplice:
     encoder = choose_encoder(source, config.blend)
-    if CODEC_OF.get(encoder) != source.codec:
+    if ENCODERS[encoder].codec != source.codec:
         return NoSplice(f"the film is {source.codec} and is encoded by {encoder}")
     return copyable_points(video, source, CONTAINERS[config.remux.suffix].name)

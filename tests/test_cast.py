@@ -141,9 +141,9 @@ def packets(film: Path) -> dict[Fraction, bytes]:
 
 @pytest.fixture(scope="module")
 def two_voices(studio: Studio) -> tuple[Path, list[Event]]:
-    """Everyone with his own voice."""
-    cast = studio.named("two")
-    return studio.dub("two", "--cast", cast, "--audio", "anna=anna.wav", "--audio", "bert=bert.wav", "--lang", "fr")
+    """Everyone with his own voice, by the draft as it is."""
+    voices = ("--audio", "A=anna.wav", "--audio", "B=bert.wav")
+    return studio.dub("two", "--cast", studio.folder / "film.cast.toml", *voices, "--lang", "fr")
 
 
 # the draft
@@ -159,22 +159,25 @@ def test_inspect_drafts_everyone_with_a_still_where_he_is_seen(studio: Studio) -
     assert (studio.folder / "film.faces.png").exists()
 
 
-def test_the_draft_is_accepted_as_it_is(studio: Studio) -> None:
-    _, told = studio.dub("drafted", "--cast", studio.folder / "film.cast.toml", "--audio", "A=anna.wav")
-    assert "faces" not in made(told) and "demux" not in made(told)  # found by inspect
-    assert [event["event"] for event in told][-1] == "run.done"
+def test_the_draft_is_accepted_as_it_is_and_what_inspect_found_is_not_done_again(two_voices: tuple[Path, list[Event]]) -> None:
+    _, told = two_voices
+    assert {"demux", "faces"}.isdisjoint(made(told))
+    assert told[-1]["event"] == "run.done"
 
 
 def test_an_edited_draft_is_never_replaced_unasked(studio: Studio, capsys: pytest.CaptureFixture[str]) -> None:
     copied = studio.folder / "edit.mp4"
     copied.write_bytes(studio.film.read_bytes())
     edited = studio.cast("edit.cast", "# my work\n")
-    assert studio.run("inspect", copied, "--progress", "none") == 6
+    assert studio.run("inspect", copied, "--progress", "plain", "--cast", edited) == 6
     assert capsys.readouterr().err.splitlines() == [
         f"musetalk: {edited}",
         "  is there already",
         "  -y replaces it, --cast names another",
     ]
+    assert studio.run("inspect", copied, "--progress", "plain") == 0  # nobody asked for it: it stays, and that is told
+    assert f"{edited}: is there and says something else; left as it is" in capsys.readouterr().err
+    copied.with_name("edit.faces.png").unlink()
     assert edited.read_text() == "# my work\n"
     assert studio.run("inspect", copied, "--progress", "none", "-y") == 0
     assert edited.read_text().count("[[person]]\n") == 2
@@ -263,7 +266,7 @@ def test_an_edit_renders_again_only_the_shots_that_it_touches(studio: Studio, tw
 
 
 def test_an_edit_that_changes_nothing_makes_nothing_again(studio: Studio, two_voices: tuple[Path, list[Event]]) -> None:
-    """A range after the film's end, and a comment."""
+    """Names, a comment, a range after the film's end."""
     edited = studio.named("idle", '\n# later\n[[range]]\nfrom = "1:00:00"\nto = "1:00:01"\npass = true\n')
     output, told = studio.dub("idle", "--cast", edited, "--audio", "anna=anna.wav", "--audio", "bert=bert.wav", "--lang", "fr")
     assert made(told) == {}
@@ -273,7 +276,7 @@ def test_an_edit_that_changes_nothing_makes_nothing_again(studio: Studio, two_vo
 def test_who_has_no_voice_stays_and_a_shot_without_a_dubbed_face_is_the_films_own_packets(
     studio: Studio, two_voices: tuple[Path, list[Event]]
 ) -> None:
-    output, told = studio.dub("anna", "--cast", studio.folder / "two.toml", "--audio", "anna=anna.wav", "--lang", "fr")
+    output, told = studio.dub("anna", "--cast", studio.named("one"), "--audio", "anna=anna.wav", "--lang", "fr")
     assert not changed(studio.film, output, RIGHT)
     before, after = packets(studio.film), packets(output)
     kept = [number for number, time in enumerate(sorted(before)) if before[time] == after[time]]
@@ -284,7 +287,7 @@ def test_who_has_no_voice_stays_and_a_shot_without_a_dubbed_face_is_the_films_ow
 
 
 def test_copying_can_be_switched_off(studio: Studio, two_voices: tuple[Path, list[Event]]) -> None:
-    _, told = studio.dub("encoded", "--cast", studio.folder / "two.toml", "--audio", "anna=anna.wav", "--lang", "fr", "--no-copy")
+    _, told = studio.dub("encoded", "--cast", studio.named("one"), "--audio", "anna=anna.wav", "--lang", "fr", "--no-copy")
     assert (plan_of(told)["frames_copied"], plan_of(told)["why_not_copied"]) == (0, "switched off")
 
 

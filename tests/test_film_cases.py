@@ -139,9 +139,8 @@ def one_faceless(done: Dubbed) -> None:
 
 
 def black_stays_black(done: Dubbed) -> None:
-    frames = shown(done.out)
-    assert len(frames) == 14 and max(int(frame.grey.max()) for frame in frames[10:]) <= 2
-    assert len(done.plan["decisions"]) == 1
+    assert max(int(frame.grey.max()) for frame in shown(done.out)[10:]) <= 2
+    assert any(changed.any() for changed in differences(done.film, done.out)[:10])
 
 
 def cuts_kept(done: Dubbed) -> None:

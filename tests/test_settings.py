@@ -91,7 +91,7 @@ def config_of(**choices: Any) -> DubConfig:
     [
         ({"face": "all"}, "cast", CastConfig(choose="all")),
         ({"silence": "closed"}, "decide", DecideConfig(silence="closed")),
-        ({"max_yaw": 30.0}, "decide", DecideConfig(max_yaw=30.0)),
+        ({"max_yaw": 30.0}, "decide", DecideConfig(max_yaw=30.0, review_yaw=30.0)),
         ({"copy": False}, "cut", CutConfig(copy=False)),
         ({"original_audio": False, "length": "trim"}, "remux", RemuxConfig(original_audio=False, length="trim")),
         ({"chunk": 2.5}, "demux", DemuxConfig(chunk=Fraction(5, 2))),

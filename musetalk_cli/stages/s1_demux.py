@@ -89,7 +89,8 @@ FRAMES_TELL_FIELDS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vc1"
 @stage(version=2)
 def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> Source:
     """The film's exact frame list, streams and shots. Raises InputError, with the first bad timestamp, for a film that is damaged,
-    and with the cure for one whose picture cannot be kept as it is: interlaced, transparent apart, changing its size, dynamic HDR."""
+    and with the cure for one whose picture cannot be kept as it is: interlaced, with layers that no decoder shows, changing its
+    size, dynamic HDR."""
     _check_track(video)
     cuts = CutFinder(config.cut_threshold, config.min_shot)
     check = _SameForm(video)
