@@ -74,18 +74,53 @@ def _join(shots: list[Path], out: Path, seconds: float, voice: Path, chance: ran
     listing.write_text("".join(f"file 'shots/{path.name}'\n" for path in order))
     subtitles = out / "subtitles.srt"
     subtitles.write_text(
-        "".join(
-            f"{n + 1}\n{_clock(5 * n)} --> {_clock(5 * n + 4)}\nLine {n + 1}\n\n" for n in range(int(seconds // 5))
-        )
+        "".join(f"{n + 1}\n{_clock(5 * n)} --> {_clock(5 * n + 4)}\nLine {n + 1}\n\n" for n in range(int(seconds // 5)))
     )
     chapters = out / "chapters.txt"
-    marks = (f"[CHAPTER]\nTIMEBASE=1/1\nSTART={60 * n}\nEND={60 * n + 60}\ntitle=Part {n + 1}\n" for n in range(int(seconds // 60)))
+    marks = (
+        f"[CHAPTER]\nTIMEBASE=1/1\nSTART={60 * n}\nEND={60 * n + 60}\ntitle=Part {n + 1}\n" for n in range(int(seconds // 60))
+    )
     chapters.write_text(";FFMETADATA1\ntitle=A long film\n" + "".join(marks))
     spoken = "[1:a]volume=enable='gt(mod(t,28),20)':volume=0,aresample=48000[a]"
-    inputs = ["-f", "concat", "-i", str(listing), "-stream_loop", "-1", "-i", str(voice), "-i", str(subtitles), "-i", str(chapters)]
-    music = ["-f", "lavfi", "-i", "sine=frequency=220:sample_rate=48000", "-f", "lavfi", "-i", "anoisesrc=amplitude=0.01:sample_rate=48000"]
+    inputs = [
+        "-f",
+        "concat",
+        "-i",
+        str(listing),
+        "-stream_loop",
+        "-1",
+        "-i",
+        str(voice),
+        "-i",
+        str(subtitles),
+        "-i",
+        str(chapters),
+    ]
+    music = [
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=220:sample_rate=48000",
+        "-f",
+        "lavfi",
+        "-i",
+        "anoisesrc=amplitude=0.01:sample_rate=48000",
+    ]
     maps = ["-map", "0:v", "-map", "1:a", "-map", "4:a", "-map", "5:a", "-map", "2:s", "-map_metadata", "3", "-map_chapters", "3"]
-    codecs = ["-c:v", "copy", "-c:a", "aac", "-b:a", "96k", "-c:s", "mov_text", "-tag:v", "hvc1", "-video_track_timescale", "24000"]
+    codecs = [
+        "-c:v",
+        "copy",
+        "-c:a",
+        "aac",
+        "-b:a",
+        "96k",
+        "-c:s",
+        "mov_text",
+        "-tag:v",
+        "hvc1",
+        "-video_track_timescale",
+        "24000",
+    ]
     languages = ["-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=zxx", "-metadata:s:s:0", "language=eng"]
     _run(*inputs, *music, *maps, *codecs, *languages, "-t", str(seconds), str(out / "film.mp4"))
     _run("-stream_loop", "-1", "-i", str(voice), "-filter_complex", spoken.replace("1:a", "0:a"), "-map", "[a]", "-ac", "1",

@@ -57,8 +57,8 @@ class DecideConfig:
 
 @dataclass(frozen=True, slots=True)
 class InferenceConfig:
-    heard_hz: float = 4.0  # cutoff of the zero-phase low-pass over what mouths hear: faster is trembling; 0 is off
-    answered_hz: float = 6.0  # the same over what they answer; below about 5 lips that move fast become ghosts
+    heard_hz: float = 5.0  # cutoff of the zero-phase low-pass over what mouths hear: faster is trembling; 0 is off
+    answered_hz: float = 8.0  # the same over what they answer; below about 5 lips that move fast become ghosts
 
 
 @dataclass(frozen=True, slots=True)

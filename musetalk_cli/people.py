@@ -4,8 +4,9 @@ Within a shot `tracks` follows a face; across shots only the identity network's 
 knows nothing of films, files or voices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ from musetalk_cli.types import Faces
 
 SAME_PERSON = 0.42  # mean cosine of SFace between tracks of two groups: measured in docs/decisions.md
 MOST_LINKED = 3000  # tracks that are compared with each other, the largest: 36 MB; a crowd's small ones join whom they are like
-NEVER = 4.0  # times the square of the number of tracks: distance of two in one frame, which no mean over the other pairs outweighs
+NEVER = (
+    4.0  # times the square of the number of tracks: distance of two in one frame, which no mean over the other pairs outweighs
+)
 
 
 class TrackOf(NamedTuple):
@@ -63,10 +66,13 @@ def find_persons(shots: Sequence[Faces], same: float = SAME_PERSON) -> Persons:
     """
     found = [(TrackOf(faces.shot.index, one.track), one) for faces in shots for one in candidates(faces)]
     known = sorted((i for i, (_, one) in enumerate(found) if one.identity is not None), key=lambda i: -found[i][1].weight)
+    linked, crowd = known[:MOST_LINKED], known[MOST_LINKED:]
     group = np.arange(len(found)) + len(found)
-    group[known[:MOST_LINKED]] = _grouped([found[i] for i in known[:MOST_LINKED]], same)
-    for i in known[MOST_LINKED:]:
-        group[i] = _nearest(i, known[:MOST_LINKED], found, group, same)
+    group[linked] = _grouped([found[i] for i in linked], same)
+    vectors = np.array([found[i][1].identity for i in linked], np.float32)
+    for i in crowd:
+        beside = {int(group[k]) for k in _in_its_shot(i, found) if meet(found[k][1], found[i][1])}
+        group[i] = _nearest(found[i][1], vectors, group[linked], beside, same) or 2 * len(found) + i
     weight: dict[int, float] = {}
     for number, (_, one) in zip(group, found, strict=True):
         weight[int(number)] = weight.get(int(number), 0.0) + one.weight
@@ -87,25 +93,28 @@ def _candidate(faces: Faces, track: int) -> Candidate:
     return Candidate(track, faces.frame[rows], weight, None if np.isnan(identity).any() else identity)
 
 
-def _nearest(
-    i: int, linked: Sequence[int], found: Sequence[tuple[TrackOf, Candidate]], group: NDArray[np.intp], same: float
-) -> int:
-    """The group of the linked track most like this one, else one of its own; never that of somebody in the same frame."""
-    track, one = found[i]
-    beside = {int(group[k]) for k in linked if found[k][0].shot == track.shot and meet(found[k][1], one)}
-    likeness = np.array([found[k][1].identity for k in linked], np.float32) @ np.asarray(one.identity, np.float32)
+def _in_its_shot(i: int, found: Sequence[tuple[TrackOf, Candidate]]) -> Iterator[int]:
+    """The other tracks of a track's shot; `found` is in order of shots."""
+    shot = found[i][0].shot
+    for others in (range(i - 1, -1, -1), range(i + 1, len(found))):
+        yield from takewhile(lambda k: found[k][0].shot == shot, others)
+
+
+def _nearest(one: Candidate, vectors: NDArray[np.float32], group: NDArray[np.intp], beside: set[int], same: float) -> int:
+    """The group, counted from 1, of the linked track (L, 128) most like this one and in no frame with it; 0: of none."""
+    likeness = vectors @ np.asarray(one.identity, np.float32)
     for k in np.argsort(-likeness):
         if likeness[k] < same:
             break
-        if int(group[linked[k]]) not in beside:
-            return int(group[linked[k]])
-    return len(found) * 2 + i
+        if int(group[k]) not in beside:
+            return int(group[k])
+    return 0
 
 
 def _grouped(found: Sequence[tuple[TrackOf, Candidate]], same: float) -> NDArray[np.intp]:
-    """(K,) group of each."""
+    """(K,) group of each, from 1."""
     if len(found) < 2:
-        return np.arange(len(found))
+        return np.arange(len(found)) + 1
     vectors = np.array([one.identity for _, one in found], np.float32)
     distance = 1 - vectors @ vectors.T
     by_shot: dict[int, list[int]] = {}

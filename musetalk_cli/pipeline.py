@@ -97,7 +97,7 @@ def make(job: DubJob, run: Run) -> tuple[Ref[Film], Told]:
     film = source.load()
     found = find_faces(own, run, source)
     shots = [face.load() for face in found]
-    cast = cast_shots(film, shots, cast_map, analysis_of(shots), run)
+    cast = cast_shots(film, shots, cast_map, run)
     if not any(asked.voices for asked in cast):
         raise _no_face(job, film, shots)
     speeches = [hear(voice, run) for voice in voices]
@@ -153,10 +153,10 @@ def find_faces(own: Ref[Source], run: Run, source: Ref[Source] | None = None) ->
     ]
 
 
-def cast_shots(film: Source, shots: Sequence[Faces], cast_map: CastMap | None, analysis: str, run: Run) -> list[ShotCast]:
+def cast_shots(film: Source, shots: Sequence[Faces], cast_map: CastMap | None, run: Run) -> list[ShotCast]:
     """Who in each shot follows which voice."""
     if cast_map is not None:
-        return cast_from_map(film, shots, cast_map, analysis, run)
+        return cast_from_map(film, shots, cast_map, run)
     rule = rule_of(run.config, run.runtime)
     return [cast_by_rule(shot, rule, "auto") for shot in shots]
 
@@ -171,21 +171,24 @@ def rule_of(config: DubConfig, runtime: Runtime) -> Chooser:
     return choose_like(identity_in(picture, config.faces, runtime), config.cast.similarity, picture.name)
 
 
-def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, analysis: str, run: Run) -> list[ShotCast]:
-    """By `--cast`. Raises UsageError for a map whose letters are those of another analysis."""
+def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, run: Run) -> list[ShotCast]:
+    """By `--cast`. Its letters are those of the film's own shots, whatever follows on them. Raises UsageError for a map whose letters
+    are those of another analysis."""
+    own = [shot for shot in shots if not film.own or shot.shot.stop <= film.own]
     by_letter = any(person.faces for person in cast.persons)
-    if by_letter and cast.analysis and cast.analysis != analysis:
+    if by_letter and cast.analysis and cast.analysis != analysis_of(own):
         raise UsageError(
             f"{cast.path}: its letters are of another film, or of other settings of the analysis",
             "draft it again with `musetalk inspect`, or leave the letters out and give each person a still",
         )
-    persons = find_persons(shots)
     pictures = {
         person.name: identity_in(person.still, run.config.faces, run.runtime)
         for person in cast.persons
         if person.still is not None and not person.faces
     }
-    names = name_persons(persons, cast, pictures, shots)
+    seen, persons = find_persons(own), find_persons(shots)
+    named = name_persons(seen, cast, pictures, own)
+    names = {persons.of[track]: name for number, name in named.items() for track in seen.tracks[number]}
     return [cast_by_map(shot, film, persons, cast, names) for shot in shots]
 
 

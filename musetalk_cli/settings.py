@@ -33,7 +33,6 @@ from musetalk_cli.errors import MissingError, UsageError
 from musetalk_cli.media import encoders
 from musetalk_cli.media.encoders import ENCODERS
 from musetalk_cli.types import DubJob
-from musetalk_cli.work import sha256_of
 
 FILE_NAME = "musetalk.toml"
 LITE_NOTICE = "model lite, which came along: for trial and preview"
@@ -138,15 +137,14 @@ def for_job(config: DubConfig, job: DubJob) -> DubConfig:
 def choose_model(name: str, root: Path, device: str) -> ModelConfig:
     """auto: v15 where its files are all there, else lite. name may be a folder of a trained model of either architecture.
 
-    Raises MissingError for a published model whose files are not there, UsageError for what is neither a model nor a folder of one.
+    Raises MissingError for a model whose files are not there or damaged, UsageError for what is neither a model nor a folder of one.
     """
     if name == "auto":
         name = "v15" if weights.complete("v15", root) else "lite"
     precision: Literal["fp32", "fp16"] = "fp16" if device.startswith("cuda") else "fp32"
     own = trained_model(name)
     if name == "lite" or (own is not None and weights.is_lite(own)):
-        files = weights.lite_files(own or weights.embedded_lite())
-        return ModelConfig("lite", tuple((path.name, sha256_of(path)) for path in files), precision)
+        return ModelConfig("lite", weights.lite_fingerprint(own or weights.embedded_lite()), precision)
     if own is not None:
         return ModelConfig("v15", weights.fingerprint("v15", root, unet=own), precision)
     return ModelConfig(name, weights.fingerprint(name, root), precision)

@@ -105,6 +105,7 @@ class Rehearsal(Work):
 
 UNLOCKS = {
     "demux": "demux finds the shots, and with them the rest",
+    "lengthen": "lengthen adds the frames that the voice needs, and with them the rest",
     "faces": "faces finds who could be dubbed, and with them the rest",
     "listen": "listen hears when the voice speaks, and with it the rest",
     "decide": "decide says which mouths are touched, and with them the rest",

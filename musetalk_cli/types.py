@@ -244,7 +244,8 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What is done with every face of a shot. verdicts: of every track from its first to its last frame, without gap."""
+    """What is done with every face of a shot. verdicts: of each track for all frames in which it has a row, once; of one that nobody
+    could dub from its first frame to its last."""
 
     shot: Shot
     voicing: Voicing

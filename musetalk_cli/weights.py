@@ -5,6 +5,7 @@ already there is used as it stands. The official repository states no sizes or h
 pin alike. What nobody published is left open here, and `weights verify` says so.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError,
 from musetalk_cli.work import sha256_of
 
 LITE = "lite"  # the model that comes along: no set
+MANIFEST = "manifest.json"  # of a lite model: the sha256 of its files
 ENV_FOLDER = "MUSETALK_WEIGHTS"
 
 MUSETALK = Origin("TMElyralab/MuseTalk", "3ef28bc5cff08c90ad8178a25f1b570cd800170f")
@@ -192,6 +194,19 @@ def fingerprint(name: str, root: Path, *, unet: Path | None = None) -> tuple[tup
 def is_lite(folder: Path) -> bool:
     """Whether a folder holds a model of lite's architecture."""
     return (folder / "config.json").is_file() and (folder / "autoencoder.safetensors").is_file()
+
+
+def lite_fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:
+    """(name, sha256) of the files that make such a model's results. Raises MissingError where one is not what the manifest beside it says."""
+    found = tuple((path.name, sha256_of(path)) for path in lite_files(folder))
+    manifest = folder / MANIFEST
+    rows = json.loads(manifest.read_text())["files"] if manifest.is_file() else []
+    due = {row["name"]: row["sha256"] for row in rows}
+    for name, digest in found:
+        if due.get(name, digest) != digest:
+            fact = f"{folder / name}: damaged: its sha256 is {digest[:12]}..., should be {due[name][:12]}..."
+            raise MissingError(fact, "get the model again; the one that comes along comes with a new installation of musetalk")
+    return found
 
 
 def lite_files(folder: Path) -> list[Path]:

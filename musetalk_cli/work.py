@@ -3,7 +3,7 @@
 In: a stage function and its inputs. Out: a Ref to its result on disk, made now or by an earlier run. Knows nothing of film.
 
 A result lies in `STAGE/UNIT-KEY/`: one `.npy` for each array, files the stage wrote, and `result.json` with the key's
-ingredients and the sha256 of every file. The key is sha256(stage, version, config, what each input is called); a Path is
+ingredients and the sha256 of every file and of itself. The key is sha256(stage, version, config, what each input is called); a Path is
 called by its size and sampled content, so a film may be moved. A folder appears by rename, whole or not at all.
 """
 
@@ -278,7 +278,13 @@ def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
         else:
             saved[field.name] = _records.unstructure(value)
     files = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
-    (out / "result.json").write_text(json.dumps({"v": 1, **about, "record": saved, "files": files}, indent=1))
+    told = json.loads(json.dumps({"v": 1, **about, "record": saved, "files": files}))
+    (out / "result.json").write_text(json.dumps({**told, "sha256": _digest_of(told)}, indent=1))
+
+
+def _digest_of(told: dict[str, Any]) -> str:
+    """Of what a result says of itself: a bit that flips in a frame number would else go unnoticed."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
@@ -314,9 +320,11 @@ def _publish(out: Path, folder: Path) -> None:
 def _is_whole(folder: Path) -> bool:
     """Finished, and every byte as it was written: a damaged result is made again."""
     try:
-        files = json.loads((folder / "result.json").read_text())["files"]
-        return all(sha256_of(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError):
+        told = json.loads((folder / "result.json").read_text())
+        return told.pop("sha256") == _digest_of(told) and all(
+            sha256_of(folder / name) == digest for name, digest in told["files"].items()
+        )
+    except (OSError, ValueError, KeyError, AttributeError):  # what is no JSON any more, or no object
         return False
 
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,3 +17,26 @@ def answer(video: SimpleNamespace) -> SimpleNamespace:
     if "deadly" in video.source:
         os.kill(os.getpid(), signal.SIGKILL)
     return SimpleNamespace(source=video.source, unreadable=False)
+
+
+def musetalk(arguments: Sequence[str], environment: Mapping[str, str], said: Path, deadly: str = "") -> None:
+    """The command, as a process of its own. said: a file for stdout and stderr. deadly: the stage in which it is killed, when all of
+    its result is written and none of it published; "deliver": likewise the film."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    from musetalk_cli import cli, pipeline, work
+
+    def publish(out: Path, folder: Path, done: Any = work._publish) -> None:
+        if folder.parent.name == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done(out, folder)
+
+    def sync(path: Path, done: Any = pipeline.sync) -> None:
+        if deadly == "deliver":
+            os.kill(os.getpid(), signal.SIGKILL)
+        done(path)
+
+    work._publish, pipeline.sync = publish, sync
+    os._exit(cli.run(list(arguments)))

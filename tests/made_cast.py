@@ -34,7 +34,7 @@ def head_at(
     a, b = np.radians([yaw, roll])
     turned = np.stack([np.cos(a) * across + np.sin(a) * deep, down], 1)
     tilted = turned @ np.array([[np.cos(b), np.sin(b)], [-np.sin(b), np.cos(b)]])
-    return (tilted * width + [x, y]).astype(np.float32)
+    return np.asarray(tilted * width + [x, y], np.float32)
 
 
 class Seen(NamedTuple):

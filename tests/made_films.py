@@ -3,19 +3,17 @@
 The clip: 8 frames of 160x160 at 25 a second, a portrait whose mouth is in the middle of MOUTH.
 """
 
-import subprocess
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import cv2
 import numpy as np
-from av.stream import Disposition
 from conftest import make_film, make_speech, run_tool
 from numpy.typing import NDArray
 
@@ -107,15 +105,34 @@ def fading(folder: Path) -> Path:
     return clip(folder, frames=14, picture=lambda n: np.asarray(portrait() * max(1 - n / 10, 0), np.uint8))
 
 
-def talking(folder: Path, sound: Path, frames: int = 40) -> Path:
-    """The example's first second and a half, in which lips move, under a sound."""
-    example = Path(__file__).parents[1] / "examples" / "film.mp4"
+def talking(folder: Path, sound: Path | None = None) -> Path:
+    """Two seconds of the example in which lips move, under the sound that they go with or another one."""
+    example, first, count = Path(__file__).parents[1] / "examples" / "film.mp4", 96, 50
     with av.open(str(example)) as file:
-        pictures = [frame.to_ndarray(width=320, height=180, format="rgb24") for frame in islice(file.decode(video=0), frames)]
-    folder.joinpath("given").mkdir()
-    silent = make_film(folder / "given" / "film.mp4", frames=frames, size=(320, 180), picture=lambda n: pictures[n])
-    run_tool("-i", str(silent), "-i", str(sound), "-c:v", "copy", "-c:a", "aac", "-shortest", str(folder / "film.mp4"))
-    return folder / "film.mp4"
+        seen = [frame.to_ndarray(format="rgb24")[:576, 320:960] for frame in islice(file.decode(video=0), first, first + count)]
+    pictures = [np.asarray(cv2.resize(rgb, (320, 288), interpolation=cv2.INTER_AREA), np.uint8) for rgb in seen]
+    silent = make_film(folder / "silent.mp4", frames=count, size=(320, 288), picture=lambda number: pictures[number])
+    heard = ("-ss", str(first / 25), "-i", str(example)) if sound is None else ("-i", str(sound))
+    path = folder / "film.mp4"
+    run_tool(
+        *(
+            "-i",
+            str(silent),
+            *heard,
+            "-map",
+            "0:v",
+            "-map",
+            "1:a",
+            "-t",
+            str(count / 25),
+            "-c:v",
+            "copy",
+            "-c:a",
+            "aac",
+            str(path),
+        )
+    )
+    return path
 
 
 def transparent(folder: Path) -> Path:
@@ -158,7 +175,21 @@ def late_sound(folder: Path, seconds: str) -> Path:
     early, late = ("0:v", "1:a") if not seconds.startswith("-") else ("0:a", "1:v")
     path = folder / "late.mov"
     run_tool(
-        *("-i", str(given), "-itsoffset", seconds.lstrip("-"), "-i", str(given), "-map", early, "-map", late, "-c", "copy", str(path))
+        *(
+            "-i",
+            str(given),
+            "-itsoffset",
+            seconds.lstrip("-"),
+            "-i",
+            str(given),
+            "-map",
+            early,
+            "-map",
+            late,
+            "-c",
+            "copy",
+            str(path),
+        )
     )
     return path
 

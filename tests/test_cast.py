@@ -136,7 +136,7 @@ def changed(film: Path, other: Path, columns: slice) -> set[int]:
 def packets(film: Path) -> dict[Fraction, bytes]:
     with av.open(str(film)) as file:
         stream = file.streams.video[0]
-        return {(p.pts or 0) * (stream.time_base or 1): bytes(p) for p in file.demux(stream) if p.size}
+        return {(p.pts or 0) * Fraction(stream.time_base or 1): bytes(p) for p in file.demux(stream) if p.size}
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +289,17 @@ def test_who_has_no_voice_stays_and_a_shot_without_a_dubbed_face_is_the_films_ow
 def test_copying_can_be_switched_off(studio: Studio, two_voices: tuple[Path, list[Event]]) -> None:
     _, told = studio.dub("encoded", "--cast", studio.named("one"), "--audio", "anna=anna.wav", "--lang", "fr", "--no-copy")
     assert (plan_of(told)["frames_copied"], plan_of(told)["why_not_copied"]) == (0, "switched off")
+
+
+def test_the_draft_fits_also_where_the_picture_goes_on_with_the_voice(
+    studio: Studio, two_voices: tuple[Path, list[Event]]
+) -> None:
+    """Its letters are those of the film, whatever follows on it; and Anna, who is in its last frame, is still Anna."""
+    cast = studio.named("held")
+    output, told = studio.dub("held", "--cast", cast, "--audio", "anna=anna.wav", "--audio", "bert=bert.wav", "--length", "hold")
+    assert len(pictures(output)) == 43  # 1.7 s and a begun frame
+    assert made(told)["faces"] == {"00003"}
+    assert "outside the cast" not in {track["why"] for track in plan_of(told)["decisions"][3]["tracks"]}
 
 
 # people by their stills

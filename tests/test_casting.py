@@ -186,6 +186,15 @@ def test_a_range_changes_what_is_asked_for_its_time_alone(stretch: CastRange, ex
     assert voices_over_time(cast.casting.parts, (0, 25, 49, 50, 99)) == expected
 
 
+def test_a_range_in_another_shot_asks_nothing_of_this_one() -> None:
+    """So that an edit makes only the shots again that it touches."""
+    source, faces = film(TWO, (Seen(range(100), who=BERT),))
+    anna, bert = CastPerson("anna", ("A",), voice=A), CastPerson("bert", ("B",), voice=B)
+    edited = cast_map(anna, bert, ranges=[CastRange(Fraction(4), Fraction(5), passes=True)])
+    assert cast_of(source, faces, edited, 0) == cast_of(source, faces, cast_map(anna, bert), 0)
+    assert cast_of(source, faces, edited, 1) != cast_of(source, faces, cast_map(anna, bert), 1)
+
+
 def test_a_later_range_wins() -> None:
     ranges = [
         CastRange(Fraction(0), Fraction(4), "anna", passes=True),

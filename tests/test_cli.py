@@ -258,7 +258,7 @@ def test_stopped_in_the_second_language_the_same_command_goes_on(
 
     def run(choices: Choices) -> list[Path]:
         planned = plan_jobs(film, [f"de={voice}", f"es={voice}"], tmp_path, "", Existing(), place)
-        return dub_film(planned, choices, place, Voice("plain"), Existing())
+        return [film.output for film in dub_film(planned, choices, place, Voice("plain"), Existing())]
 
     def stopped_at_es(job: Any, *rest: Any, do: Any = jobs._dub) -> None:
         if job.language == "es":

@@ -337,6 +337,13 @@ def test_a_mouth_outside_the_picture_is_not_dubbed(
     assert run(numbered, tmp_path / "out").rows == 0
 
 
+def test_who_is_in_a_brief_chunk_is_known_from_the_frames_beside_it(script: Script, numbered: Path, tmp_path: Path) -> None:
+    """Faces are named now and then; here last before the chunk begins."""
+    found = run(numbered, tmp_path / "out", shot=Shot(1, 34, 41, lead=12))
+    assert found.frame.tolist() == list(range(34, 41))
+    np.testing.assert_array_equal(found.identity, script.identity[None])
+
+
 def test_a_picture_tells_two_persons_apart(script: Script, numbered: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((180, 240, 3), np.uint8)).save(tmp_path / "zero.png")
     film_identity = np.eye(128, dtype=np.float32)

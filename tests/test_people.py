@@ -31,7 +31,7 @@ def whole(who: Vector | None, *, x: float = 100, width: float = 60, frames: rang
 
 
 def groups(persons: Persons) -> list[list[tuple[int, int]]]:
-    return [[tuple(track) for track in tracks] for tracks in persons.tracks]
+    return [[(track.shot, track.track) for track in tracks] for tracks in persons.tracks]
 
 
 def test_the_same_person_across_shots_is_one() -> None:
@@ -92,6 +92,30 @@ def test_the_first_is_seen_most_and_of_equals_the_earlier() -> None:
     assert groups(found) == [[(0, 0), (1, 0)], [(0, 1)]]
     equals = find_persons(shots((whole(CARL),), (whole(BERT),), (whole(ANNA),)))
     assert groups(equals) == [[(0, 0)], [(1, 0)], [(2, 0)]]
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the four largest tracks are compared with each other."""
+    monkeypatch.setattr("musetalk_cli.people.MOST_LINKED", 4)
+
+
+LARGE = ((whole(ANNA, width=90),), (whole(BERT, width=90),), (whole(ANNA, width=80),), (whole(BERT, width=80),))
+
+
+def test_in_a_crowd_the_small_join_whom_they_are_like(crowd: None) -> None:
+    small = ((whole(like(ANNA, CARL, 0.6)),), (whole(like(BERT, CARL, 0.7), width=50),), (whole(CARL, width=40),))
+    assert groups(find_persons(shots(*LARGE, *small))) == [[(0, 0), (2, 0), (4, 0)], [(1, 0), (3, 0), (5, 0)], [(6, 0)]]
+
+
+def test_in_a_crowd_too_nobody_is_twice_in_a_frame(crowd: None) -> None:
+    """Three like Anna at once, of whom the largest is her: neither the small one beside it nor the next join her."""
+    together = (whole(ANNA, width=85), whole(ANNA, x=300, width=40), whole(like(ANNA, BERT, 0.95), x=600, width=30))
+    found = find_persons(shots(*LARGE[:3], together))
+    assert groups(found)[0] == [(0, 0), (2, 0), (3, 0)]
+    twins = find_persons(shots(*LARGE, together[1:]))
+    assert twins.of[TrackOf(4, 0)] == twins.of[TrackOf(0, 0)] != twins.of[TrackOf(4, 1)]
+    assert len({found.of[TrackOf(3, track)] for track in range(3)}) == 3
 
 
 def test_the_same_shots_give_the_same_persons() -> None:

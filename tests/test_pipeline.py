@@ -13,8 +13,7 @@ from musetalk_cli.casting import choose_all, choose_largest
 from musetalk_cli.config import CastConfig, DubConfig, RemuxConfig, Runtime
 from musetalk_cli.pipeline import _compare_lengths, _no_face, analysis_of, rule_of
 from musetalk_cli.progress import Events
-from musetalk_cli.types import DubJob, Faces, Shot, Speech
-from musetalk_cli.work import Ref
+from musetalk_cli.types import DubJob, Shot, Speech
 
 
 class Heard(list[Mapping[str, Any]]):
@@ -28,7 +27,7 @@ class Heard(list[Mapping[str, Any]]):
 @pytest.mark.parametrize(
     ("seconds", "length", "hint"),
     [
-        (3.0, "keep", "the sound goes on 2.2 s after the picture; --length trim ends it there"),
+        (3.0, "keep", "the sound goes on 2.2 s after the picture; --length trim, hold or bounce end them together"),
         (3.0, "trim", "what is too long is left out"),
         (1.5, "keep", None),
     ],
@@ -77,12 +76,21 @@ def test_everyone_is_a_choice_only_where_someone_fit_was_passed_over(cast: Path 
     assert fact in error.fact
 
 
-def test_an_analysis_is_named_by_all_that_it_found_in_order() -> None:
-    def found(*keys: str) -> str:
-        return analysis_of([Ref(key, "faces", "00000", Path(), Faces) for key in keys])
+SHOTS = (Shot(0, 0, 9), Shot(1, 9, 18))
 
-    assert found("a", "b") == found("a", "b")
-    assert len({found("a", "b"), found("b", "a"), found("a"), found("a", "c")}) == 4
+
+def test_an_analysis_is_named_by_who_is_in_which_frame() -> None:
+    one, other = Seen(range(9)), Seen(range(4), 300)
+    first, second = ([Seen([shot.start + n for n in seen.frames], seen.x) for seen in (one, other)] for shot in SHOTS)
+
+    def found(*tracks: list[Seen]) -> str:
+        return analysis_of([faces_of(shot, *seen) for shot, seen in zip(SHOTS, tracks, strict=False)])
+
+    assert found(first, second) == found(first, second)
+    assert (
+        len({found(first, second), found(first), found(first[:1], second), found(first, second[1:]), found(first[::-1], second)})
+        == 5
+    )
 
 
 def test_a_face_is_chosen_by_the_word_that_was_given() -> None:

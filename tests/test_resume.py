@@ -110,7 +110,7 @@ def test_second_language_detects_crops_and_encodes_nothing_again(film: Path, tmp
     made = {event["stage"] for event in second if event["event"] == "stage.done" and not event["reused"]}
     assert made == {"listen", "decide", "inference", "blend", "remux"}
     reused = {(event["stage"], event["unit"][:5]) for event in second if event["event"] == "stage.done" and event["reused"]}
-    assert ANALYSIS <= {stage for stage, _ in reused}
+    assert {stage for stage, _ in reused} >= ANALYSIS
     assert {unit for stage, unit in reused if stage not in ANALYSIS} == {"00004"}  # the wall hears no voice
     assert (tmp_path / "fr.mp4").read_bytes() != (tmp_path / "de.mp4").read_bytes()
 

@@ -22,14 +22,17 @@ from musetalk_cli.config import (
 from musetalk_cli.errors import MissingError, UsageError
 from musetalk_cli.settings import Choices, choose_model, choose_runtime, dub_config, for_job
 from musetalk_cli.types import DubJob
+from musetalk_cli.work import sha256_of
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A model folder as `musetalk train` leaves it, one byte of a net another."""
+    """A model folder as `musetalk train` leaves it, one byte of a net another, and its manifest says so."""
     folder = Path(shutil.copytree(weights.embedded_lite(), tmp_path / "run" / "model"))
-    net = folder / "unet.safetensors"
+    net, manifest = folder / "unet.safetensors", folder / "manifest.json"
+    before = sha256_of(net)
     net.write_bytes(net.read_bytes()[:-1] + b"\0")
+    manifest.write_text(manifest.read_text().replace(before, sha256_of(net)))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_stretches_are_apart_and_ascending_whatever_is_seen() -> None:
         for track in range(3):
             own = [one for one in found if one.track == track]
             assert all(one.start < one.stop and 0 <= one.confidence <= 1 for one in own)
-            assert all(a.stop <= b.start for a, b in zip(own, own[1:], strict=False))
+            assert all(a.stop <= b.start for a, b in pairwise(own))
 
 
 def test_no_faces_and_a_shot_of_a_frame_are_nobody() -> None:

@@ -13,19 +13,22 @@ TOKEN = HZ // 50
 Sound = NDArray[np.float32]
 
 
+def as_sound(pcm: bytes) -> Sound:
+    return np.asarray(np.frombuffer(pcm, "<i2") / 32768, np.float32)
+
+
 @pytest.fixture(scope="module")
 def french() -> Sound:
     """Six seconds, of which the last one is silent."""
     with wave.open(str(FRENCH)) as voice:
-        return np.frombuffer(voice.readframes(voice.getnframes()), "<i2").astype(np.float32) / 32768
+        return as_sound(voice.readframes(voice.getnframes()))
 
 
 @pytest.fixture(scope="module")
 def synthetic() -> Sound:
     from py_nanotts import NanoTTS
 
-    pcm = np.frombuffer(NanoTTS().speak("The quick brown fox jumps over the lazy dog", voice="en-US"), np.int16)
-    return pcm.astype(np.float32) / 32768
+    return as_sound(NanoTTS().speak("The quick brown fox jumps over the lazy dog", voice="en-US"))
 
 
 def heard(sound: Sound, *, block: int = 30 * HZ) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from musetalk_cli.config import BlendConfig
-from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.errors import InputError, MissingError, UsageError
 from musetalk_cli.types import Source
 
 
@@ -64,13 +64,14 @@ def choose_encoder(source: Source, config: BlendConfig) -> str:
 
     auto: of the film's own codec where one keeps its pixel format and size and `config.suffix` holds it, else H.264, or HEVC for
     more than 8 bits, else VP9 or AV1. Raises InputError where none keeps the picture as it is, UsageError for a name or a quality
-    that there is not.
+    that there is not, MissingError for one that this build of PyAV is without.
     """
     if config.codec not in NAMES:
         raise UsageError(f"there is no encoder {config.codec!r}", f"choose one of {', '.join(NAMES)}")
     candidates = _candidates(source) if config.codec == "auto" else (config.codec,)
     for encoder in candidates:
         if not _misfit(encoder, source, config.suffix):
+            _check_there(encoder)
             check_crf(encoder, config.crf)
             return encoder
     asked = next((name for name in candidates if config.suffix in ENCODERS[name].containers), candidates[0])
@@ -136,15 +137,25 @@ def _candidates(source: Source) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, *KIN.get(source.codec, ()), *OFTEN[16 if deep else 8]]))
 
 
+def _check_there(encoder: str) -> None:
+    """Raises MissingError where this build of PyAV lacks it: another one would change the film's codec unasked."""
+    from av import codecs_available
+
+    if encoder not in codecs_available:
+        cure = "install PyAV's own wheel: pip install --force-reinstall --no-deps av; or choose another --codec"
+        raise MissingError(f"{encoder}: this build of PyAV is without it", cure)
+
+
 def _misfit(encoder: str, source: Source, suffix: str) -> str:
     """Why an encoder does not keep the picture as it is in a container; empty where it does."""
-    from av import Codec, VideoFormat
+    from av import Codec, VideoFormat, codecs_available
 
     pix_fmt, (width, height), able = source.colour.pix_fmt, source.size, ENCODERS[encoder]
     layout = VideoFormat(pix_fmt, width, height)
     alpha = any(component.is_alpha for component in layout.components)
-    taken = {form.name for form in Codec(encoder, "w").video_formats or ()}
-    if coded_format(encoder, pix_fmt) not in taken or (alpha and not able.alpha):
+    coded = coded_format(encoder, pix_fmt)
+    taken = {form.name for form in Codec(encoder, "w").video_formats or ()} if encoder in codecs_available else {coded}
+    if coded not in taken or (alpha and not able.alpha):
         return f"the picture is {pix_fmt}, which {encoder} cannot keep as it is"
     luma, chroma = layout.components[0], layout.components[2 if len(layout.components) > 2 else 0]
     cut = (chroma.width < luma.width and width % 2 == 1) or (chroma.height < luma.height and height % 2 == 1)

@@ -22,6 +22,7 @@ from musetalk_cli.errors import InputError, InternalError, MissingError, Resourc
 PROTOCOLS = "file,pipe"  # a playlist or a reference inside a film must not open a network connection
 LOG_LINES = 6  # of ffmpeg's last words in an error message
 OLDEST = 5  # major version
+LACKING = re.compile(r"Unknown encoder '([^']+)'")
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -34,8 +35,8 @@ def run_ffmpeg(
     the last, of which no stream is taken.
 
     The child has a session of its own, so that the first Ctrl-C does not reach it; whatever exception ends our waiting kills it,
-    and so does our own death where the system knows how (Linux). Raises ResourceError on a full disk, InternalError where ffmpeg
-    fails otherwise: what may be wrong with the input is to be found out before.
+    and so does our own death where the system knows how (Linux). Raises ResourceError on a full disk, MissingError where this ffmpeg
+    lacks an encoder, InternalError where it fails otherwise: what may be wrong with the input is to be found out before.
     """
     *graph, target = ffmpeg.get_args(output)
     argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", loglevel, *graph, *repeated, target]
@@ -61,6 +62,11 @@ def run_ffmpeg(
             raise ResourceError(
                 f"ffmpeg could not {purpose}: the disk is full", "make room or choose another --work-dir, then run again"
             )
+        if lacking := LACKING.search(log):
+            raise MissingError(
+                f"{argv[0]}: this build of ffmpeg has no encoder {lacking.group(1)!r}, needed to {purpose}",
+                "install a full build, or take this one off PATH: then the one that came with imageio-ffmpeg serves",
+            )
         raise InternalError(
             f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`"
         )
@@ -75,11 +81,14 @@ def find_ffmpeg() -> Path:
     if found and not _is_too_old(found):
         return Path(found)
     try:
-        return Path(imageio_ffmpeg.get_ffmpeg_exe())
+        program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise MissingError(
             "there is no ffmpeg on this machine", "install ffmpeg 5 or later, or pip install --force-reinstall imageio-ffmpeg"
         ) from error
+    if shutil.which(program) is None:  # $IMAGEIO_FFMPEG_EXE is taken unseen
+        raise MissingError(f"{program}: there is no such program", "let IMAGEIO_FFMPEG_EXE name an ffmpeg, or unset it")
+    return Path(program)
 
 
 def _is_too_old(program: str) -> bool:

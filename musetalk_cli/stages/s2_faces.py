@@ -85,7 +85,7 @@ def faces(video: Path, source: Source, shot: Shot, *, config: FacesConfig, runti
         if not why[track]
         for row in _rows(person, shot, source, config)
     ]
-    found = _as_faces(shot, rows, _identities(persons))
+    found = _as_faces(shot, rows, _identities([person for person, _ in everyone]))  # a brief chunk may hold no look at who it is
     _write_seen(out / TRACKS_FILE, shot, persons, why, found)
     return found
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.crop import CROP_PX, Placement
+from musetalk_cli.errors import ResourceError
 from musetalk_cli.media.audio import speech_blocks
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models import load_family
+from musetalk_cli.models.family import Family
 from musetalk_cli.models.voice_activity import VoiceActivity
 from musetalk_cli.types import Faces, Latents, Source, Speech
 from musetalk_cli.work import stage
@@ -55,8 +57,20 @@ def latents(video: Path, source: Source, faces: Faces, *, config: ModelConfig, r
     start = 0
     for crops in _batches(_crops(video, source, faces)):
         rows = slice(start, start := start + len(crops))
-        masked[rows], reference[rows] = family.encode(crops)
+        masked[rows], reference[rows] = _encoded(family, crops, runtime.device)
     return Latents(masked, reference)
+
+
+def _encoded(family: Family, crops: NDArray[np.uint8], device: str) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    """Masked and reference latents, in halves where memory runs out: rows are independent."""
+    try:
+        return family.encode(crops)
+    except MemoryError as error:
+        if len(crops) == 1:
+            raise ResourceError(f"{device}: out of memory for a single face", "choose --device cpu") from error
+    half = len(crops) // 2
+    (masked, reference), rest = _encoded(family, crops[:half], device), _encoded(family, crops[half:], device)
+    return np.concatenate([masked, rest[0]]), np.concatenate([reference, rest[1]])
 
 
 def _npy_header(tokens: int) -> bytes:

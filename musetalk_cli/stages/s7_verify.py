@@ -186,7 +186,8 @@ def _name(stream: Any) -> str:
 
 
 def _attachment(stream: Any) -> bytes:
-    return str(stream.metadata.get("filename", "")).encode()
+    """Its name and all that it holds: it has no packets."""
+    return str(stream.metadata.get("filename", "")).encode() + b"\0" + bytes(stream.data)
 
 
 def _chapters(film: Path, dubbed: Path) -> Check:
