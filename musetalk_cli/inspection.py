@@ -236,7 +236,7 @@ def _analyse(film: Path, config: DubConfig, runtime: Runtime, session: Session) 
             decisions_of(source.load(), shot, cast_by_rule(shot, rule, "auto").casting, [ALWAYS], config.decide) for shot in faces
         ),
         tuple(_speakers(source, found, run)),
-        analysis_of(faces),
+        analysis_of(film, faces),
     )
 
 

@@ -51,7 +51,7 @@ from musetalk_cli.stages.s5_blend import blend
 from musetalk_cli.stages.s5_sound import Channels, sound
 from musetalk_cli.stages.s6_remux import Copies, check_deliverable, remux
 from musetalk_cli.types import Decisions, DubJob, Faces, Film, Outcome, Segment, Shot, Source, Speech, Verdict
-from musetalk_cli.work import Ref, Work, sync
+from musetalk_cli.work import Ref, Work, fingerprint, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, run: Run)
     are those of another analysis."""
     own = [shot for shot in shots if not film.own or shot.shot.stop <= film.own]
     by_letter = any(person.faces for person in cast.persons)
-    if by_letter and cast.analysis and cast.analysis != analysis_of(own):
+    if by_letter and cast.analysis and cast.analysis != analysis_of(run.video, own):
         raise UsageError(
             f"{cast.path}: its letters are of another film, or of other settings of the analysis",
             "draft it again with `musetalk inspect`, or leave the letters out and give each person a still",
@@ -192,9 +192,9 @@ def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, run: Run)
     return [cast_by_map(shot, film, persons, cast, names) for shot in shots]
 
 
-def analysis_of(shots: Sequence[Faces]) -> str:
-    """A name for what the analysis found: letters of persons mean the same wherever the same tracks are in the same frames."""
-    found = sha256()
+def analysis_of(video: Path, shots: Sequence[Faces]) -> str:
+    """A name for what the analysis found: letters of persons mean the same where the same tracks are in the same frames of a film."""
+    found = sha256(fingerprint(video).encode())
     for shot in shots:
         found.update(shot.frame.tobytes() + shot.track.tobytes())
     return found.hexdigest()[:16]

@@ -235,7 +235,7 @@ def six_kept(done: Dubbed) -> None:
 def all_carried(done: Dubbed) -> None:
     with av.open(str(done.out)) as file:
         told = [(stream.type, stream.language) for stream in file.streams]
-        font = next(stream for stream in file.streams if stream.type == "attachment")
+        font: Any = next(stream for stream in file.streams if stream.type == "attachment")
         assert (font.name, font.mimetype, bytes(font.data)) == ("font.ttf", "application/x-truetype-font", bytes(range(256)) * 8)
         assert [chapter["metadata"]["title"] for chapter in file.chapters()] == ["Part 0", "Part 1"]
         assert file.metadata["title"] == "A film"
@@ -263,7 +263,7 @@ def alpha_kept(done: Dubbed) -> None:
 
 def alphas(path: Path) -> NDArray[np.uint16]:
     with av.open(str(path)) as file:
-        return np.array([np.frombuffer(frame.planes[3], np.uint16) for frame in file.decode(video=0)])
+        return np.array([np.frombuffer(bytes(frame.planes[3]), np.uint16) for frame in file.decode(video=0)])
 
 
 def copied_whole(done: Dubbed) -> None:
@@ -587,7 +587,7 @@ def planes(frame: av.VideoFrame) -> list[NDArray[Any]]:
     size = frame.format.components[0].bits > 8
     kind = np.uint16 if size else np.uint8
     return [
-        np.frombuffer(plane, kind).reshape(-1, plane.line_size // (2 if size else 1))[: plane.height, : plane.width].copy()
+        np.frombuffer(bytes(plane), kind).reshape(-1, plane.line_size // (2 if size else 1))[: plane.height, : plane.width].copy()
         for plane in frame.planes
     ]
 

@@ -79,14 +79,17 @@ def test_everyone_is_a_choice_only_where_someone_fit_was_passed_over(cast: Path 
 SHOTS = (Shot(0, 0, 9), Shot(1, 9, 18))
 
 
-def test_an_analysis_is_named_by_who_is_in_which_frame() -> None:
+def test_an_analysis_is_named_by_the_film_and_who_is_in_which_frame(tmp_path: Path) -> None:
+    film, remade = tmp_path / "film.mp4", tmp_path / "remade.mp4"
+    film.write_bytes(b"one")
+    remade.write_bytes(b"two")
     one, other = Seen(range(9)), Seen(range(4), 300)
     first, second = ([Seen([shot.start + n for n in seen.frames], seen.x) for seen in (one, other)] for shot in SHOTS)
 
-    def found(*tracks: list[Seen]) -> str:
-        return analysis_of([faces_of(shot, *seen) for shot, seen in zip(SHOTS, tracks, strict=False)])
+    def found(*tracks: list[Seen], film: Path = film) -> str:
+        return analysis_of(film, [faces_of(shot, *seen) for shot, seen in zip(SHOTS, tracks, strict=False)])
 
-    assert found(first, second) == found(first, second)
+    assert found(first, second) == found(first, second) != found(first, second, film=remade)
     assert (
         len({found(first, second), found(first), found(first[:1], second), found(first, second[1:]), found(first[::-1], second)})
         == 5

@@ -79,7 +79,7 @@ class Pauses(NamedTuple):
 ALWAYS = Pauses(((Fraction(-(10**9)), Fraction(10**9)),))
 
 
-@stage(version=1)
+@stage(version=2)
 def decide(
     source: Source,
     faces: Faces,

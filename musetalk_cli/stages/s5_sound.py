@@ -34,7 +34,7 @@ class Channels(NamedTuple):
     of: tuple[int, ...]
 
 
-@stage(version=1)
+@stage(version=2)
 def sound(
     voices: Sequence[Path], channels: Channels, beds: Sequence[Path], *, config: None, runtime: Runtime, out: Path
 ) -> Sound:
