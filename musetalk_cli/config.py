@@ -84,7 +84,9 @@ class BlendConfig:
     codec: str = "auto"  # auto: the film's own, where the container holds it and an encoder keeps the picture
     crf: float | None = None  # None: the codec's visually lossless setting; 0: lossless
     preset: str = "veryfast"  # x264's names; at this quality slower ones take 3 to 5 times as long for a few per cent of size
-    reordering: int | None = None  # frames that the encoder may hold back, where the film's own packets stand beside its; None: any
+    reordering: int | None = (
+        None  # frames that the encoder may hold back, where the film's own packets stand beside its; None: any
+    )
     suffix: str = ".mp4"  # of the finished film: WebM holds VP9, AVI only frames that show in the order in which they are stored
     grain: float = 1.0  # share of the film's grain that the generated mouth lacks and is given; 0 is off
     sharpen: float = 1.0  # the same of its sharpness

@@ -112,7 +112,9 @@ class Delivered(NamedTuple):
     """A film where the user wants it."""
 
     output: Path
-    shots: tuple[dict[str, object], ...] = ()  # what was decided of each, see pipeline.told_of_shot; none where it was there before
+    shots: tuple[
+        dict[str, object], ...
+    ] = ()  # what was decided of each, see pipeline.told_of_shot; none where it was there before
     frames_copied: int = 0
 
     def as_json(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from musetalk_cli.media.splice import NoSplice, Splice, copyable_points
 from musetalk_cli.stages.s6_remux import CONTAINERS
 from musetalk_cli.types import Shot, Source, Stretch, Voicing
 
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """copied: stretches that are the film's own packets, ascending; everything else is encoded once, shot by shot."""
@@ -70,7 +71,8 @@ def copies(splice: Splice, marked: NDArray[np.bool_], shortest: int) -> tuple[St
     splice = replace(splice, starts=np.setdiff1d(splice.starts, abrupt))
     edges = np.flatnonzero(np.diff(np.concatenate([[True], marked, [True]]).astype(np.int8)))
     found = [splice.copied(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
-    return tuple(Stretch(*stretch) for stretch in found if stretch is not None and stretch.stop - stretch.start >= shortest)
+    worth = min(shortest, len(marked))  # a film that nobody touches has no joint
+    return tuple(Stretch(*stretch) for stretch in found if stretch is not None and stretch.stop - stretch.start >= worth)
 
 
 def _splice(video: Path, source: Source, config: DubConfig) -> Splice | NoSplice:

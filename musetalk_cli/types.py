@@ -99,7 +99,9 @@ class Source:
     sar: Fraction = Fraction(1)  # sample aspect ratio
     rotation: int = 0  # degrees, display matrix; pixels stay as coded, the tag is carried
     profile: str = ""  # of ProRes its four letters (apch), of DNxHD its compression id (1237)
-    mastering: str = ""  # display of an HDR10 film, as x265 takes it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min), in 0.00002 and 0.0001 cd/m2
+    mastering: str = (
+        ""  # display of an HDR10 film, as x265 takes it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min), in 0.00002 and 0.0001 cd/m2
+    )
     light: str = ""  # its MaxCLL,MaxFALL in cd/m2
     own: int = 0  # frames that the film has, where more follow; 0: all are its own
     turns_at: int = 0  # of these more: the last frame is held (own - 1), or the picture runs back to this one and forth again

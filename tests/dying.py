@@ -28,15 +28,17 @@ def musetalk(arguments: Sequence[str], environment: Mapping[str, str], said: Pat
         os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     from musetalk_cli import cli, pipeline, work
 
+    delivery: Any = pipeline
+
     def publish(out: Path, folder: Path, done: Any = work._publish) -> None:
         if folder.parent.name == deadly:
             os.kill(os.getpid(), signal.SIGKILL)
         done(out, folder)
 
-    def sync(path: Path, done: Any = pipeline.sync) -> None:
+    def sync(path: Path, done: Any = work.sync) -> None:
         if deadly == "deliver":
             os.kill(os.getpid(), signal.SIGKILL)
         done(path)
 
-    work._publish, pipeline.sync = publish, sync
+    work._publish, delivery.sync = publish, sync
     os._exit(cli.run(list(arguments)))

@@ -32,9 +32,10 @@ COPY = ("-c", "copy")
 @cache
 def portrait(width: int = SIZE[0], height: int = SIZE[1]) -> Rgb:
     """(height, width, 3)."""
-    from skimage.data import astronaut
+    from skimage import data
 
-    return np.asarray(cv2.resize(astronaut()[16:240, 112:336], (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    pictures: Any = data
+    return np.asarray(cv2.resize(pictures.astronaut()[16:240, 112:336], (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 @cache

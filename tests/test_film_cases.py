@@ -36,6 +36,7 @@ from PIL import Image
 from musetalk_cli import cli
 from musetalk_cli.config import BlendConfig, DemuxConfig, RemuxConfig, Runtime
 from musetalk_cli.media.ffmpeg import find_ffmpeg
+from musetalk_cli.media.planes import Patch, composite
 from musetalk_cli.media.video import SegmentWriter, packet_times, read_frames, segment_name
 from musetalk_cli.models.family import windows_at
 from musetalk_cli.models.lite import LiteModel
@@ -551,7 +552,7 @@ def test_after_two_hours_at_23_976_no_tick_is_lost(tmp_path: Path, speech: Path)
     last = source.time(frames - 1)
     assert last == (frames - 1) / fps
 
-    token = np.arange(50 * 7300).reshape(-1, 1, 1)
+    token: Any = np.arange(50 * 7300).reshape(-1, 1, 1)  # each says its number
     heard = windows_at(token, [source.time(n) for n in range(frames - 24, frames)])[:, 4, 0, 0]
     assert heard.tolist() == [floor(50 * n * Fraction(1001, 24_000)) for n in range(frames - 24, frames)]
 
@@ -584,12 +585,9 @@ class Handed:
 
 
 def planes(frame: av.VideoFrame) -> list[NDArray[Any]]:
-    size = frame.format.components[0].bits > 8
-    kind = np.uint16 if size else np.uint8
-    return [
-        np.frombuffer(bytes(plane), kind).reshape(-1, plane.line_size // (2 if size else 1))[: plane.height, : plane.width].copy()
-        for plane in frame.planes
-    ]
+    kind = np.dtype("<u2" if frame.format.components[0].bits > 8 else "u1")
+    lines = [np.frombuffer(bytes(plane), kind).reshape(-1, plane.line_size // kind.itemsize) for plane in frame.planes]
+    return [samples[: plane.height, : plane.width] for samples, plane in zip(lines, frame.planes, strict=True)]
 
 
 def time_of(frame: av.VideoFrame) -> Fraction:
@@ -606,9 +604,9 @@ def handed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder, deep = tmp_path_factory.mktemp("handed"), request.param == "10 bits"
     film = clip(folder, frames=10, pix_fmt="yuv420p10le" if deep else "yuv420p")
     seen = Handed(film, folder / ("out.mkv" if deep else "out.mp4"), {}, {})
-    composite, write = s5_blend.composite, SegmentWriter.write
+    write = SegmentWriter.write
 
-    def composited(frame: av.VideoFrame, patches: Sequence[Any], colour: Colour) -> av.VideoFrame:
+    def composited(frame: av.VideoFrame, patches: Sequence[Patch], colour: Colour) -> av.VideoFrame:
         mask = np.zeros((frame.height, frame.width), bool)
         for patch in patches:
             height, width = patch.alpha.shape

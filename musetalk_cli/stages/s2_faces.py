@@ -140,7 +140,9 @@ def _identity_in(picture: Path, analyser: FaceAnalyser) -> NDArray[np.float32]:
         with Image.open(picture) as image:
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
     except FileNotFoundError:
-        raise InputError(f"{picture}: no such picture", "give a JPEG or PNG of the person: as --face, or as the still in a cast map") from None
+        raise InputError(
+            f"{picture}: no such picture", "give a JPEG or PNG of the person: as --face, or as the still in a cast map"
+        ) from None
     except (UnidentifiedImageError, OSError) as error:
         raise InputError(f"{picture}: cannot be read as a picture", "give a JPEG or PNG") from error
     found = analyser.detect(rgb)

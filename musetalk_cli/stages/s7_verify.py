@@ -47,7 +47,13 @@ class Verification:
 
     def as_json(self) -> dict[str, object]:
         checks = [asdict(check) for check in self.checks]
-        return {"film": str(self.film), "dubbed": str(self.dubbed), "passed": self.passed, "checks": checks, "copied": self.copied}
+        return {
+            "film": str(self.film),
+            "dubbed": str(self.dubbed),
+            "passed": self.passed,
+            "checks": checks,
+            "copied": self.copied,
+        }
 
     def lines(self) -> list[str]:
         return [f"{'ok  ' if check.kept else 'FAIL'}  {check.name:12} {check.fact}" for check in self.checks]
@@ -199,7 +205,9 @@ def _chapters(film: Path, dubbed: Path) -> Check:
     same = len(was) == len(now) and all(
         a[1] == b[1] and abs(a[0] - b[0]) < Fraction(1, 500) for a, b in zip(was, now, strict=True)
     )
-    return Check("chapters", same, f"{len(now)} as in the film" if same else f"{len(now)}, the film has {len(was)}, or other ones")
+    return Check(
+        "chapters", same, f"{len(now)} as in the film" if same else f"{len(now)}, the film has {len(was)}, or other ones"
+    )
 
 
 def _title(chapter: Any) -> str:
@@ -220,7 +228,17 @@ def _decodes(dubbed: Path, frames: int) -> Check:
     """By ffmpeg, which stops at the first error that it would else conceal."""
     with open_film(dubbed) as file:
         index = picture_of(file, dubbed).index
-    program = [str(find_ffmpeg()), "-v", "error", "-xerror", "-err_detect", "explode", "-nostdin", "-protocol_whitelist", PROTOCOLS]
+    program = [
+        str(find_ffmpeg()),
+        "-v",
+        "error",
+        "-xerror",
+        "-err_detect",
+        "explode",
+        "-nostdin",
+        "-protocol_whitelist",
+        PROTOCOLS,
+    ]
     shown = ["-fps_mode", "passthrough", "-f", "null", "-progress", "pipe:1", "-"]
     done = subprocess.run(
         [*program, "-i", media_url(dubbed), "-map", f"0:{index}", *shown], capture_output=True, text=True, errors="replace"
@@ -229,4 +247,6 @@ def _decodes(dubbed: Path, frames: int) -> Check:
     count = int(counts[-1]) if counts else 0
     said = " | ".join(done.stderr.strip().splitlines()[-LOG_LINES:])
     good = done.returncode == 0 and not said and count == frames
-    return Check("decodes", good, f"{count} frames without an error" if good else f"{count} of {frames} frames: {said or 'too few'}")
+    return Check(
+        "decodes", good, f"{count} frames without an error" if good else f"{count} of {frames} frames: {said or 'too few'}"
+    )
