@@ -46,6 +46,7 @@ class DecideConfig:
     max_yaw: float = 60.0  # degrees; beyond, half the mouth is hidden and the landmarks are guesses
     review_yaw: float = 45.0  # beyond, a person should look at the result
     review_face: int = 64  # pixels of box width; below, the mouth is a few pixels and the result is soft
+    outside: float = 0.3  # share of the lower jaw beyond the picture's edge; a mouth is not painted without its chin
     occlusion: float = 0.5  # share of the lower face that does not look like itself: a microphone 0.6 to 1, speech below 0.3
     silence: Silence = (
         "auto"  # in the voice's pauses: the film's own mouth, a closed one, or auto: closed only where the film's moves

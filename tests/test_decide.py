@@ -162,6 +162,26 @@ def test_one_frame_that_looks_odd_hides_nothing() -> None:
     assert drawn(decided(head(hidden=over(FRAMES, 0.0, (30, 31, 1.0))))) == "v" * FRAMES
 
 
+# the picture's edge
+
+
+@pytest.mark.parametrize(
+    ("x", "what", "why"),
+    [
+        (200, "synced", ""),
+        (45, "needs review", "the chin is beyond the picture's edge"),
+        (10, "passed through", "cut by the picture's edge"),
+        (990, "passed through", "cut by the picture's edge"),
+    ],
+)
+def test_a_mouth_is_not_painted_where_its_chin_is_beyond_the_edge(x: float, what: str, why: str) -> None:
+    assert told(decided(Seen(range(FRAMES), x=x, width=130))) == [(0, 60, what, why)]
+
+
+def test_a_film_that_wants_it_gets_chins_beyond_the_edge() -> None:
+    assert drawn(decided(Seen(range(FRAMES), x=10, width=130), outside=1.0)) == "v" * FRAMES
+
+
 # review
 
 

@@ -46,6 +46,8 @@ SHORTEST_LINE = 5  # rows; less is a twitch
 DOUBTFUL = 0.7  # of the limit of occlusion: a person should look
 OUTSIDE = "outside the cast"
 TURNED, HIDDEN, SILENT, BRIEF = "profile", "occluded mouth", "silence", "too brief between others"
+CUT_OFF = "cut by the picture's edge"
+LOWER_JAW = slice(4, 13)  # of the 68 points: the chin and what is beside it
 
 
 class State(NamedTuple):
@@ -64,6 +66,7 @@ class Track:
     yaw: NDArray[np.float32]  # (K,) degrees, 0 from the front
     hidden: NDArray[np.float32]  # (K,) share of the lower face
     opening: NDArray[np.float32]  # (K,) eye distances
+    outside: NDArray[np.float32]  # (K,) share of the lower jaw beyond the picture's edge
     width: float  # of the box, pixels, median
 
 
@@ -79,7 +82,7 @@ class Pauses(NamedTuple):
 ALWAYS = Pauses(((Fraction(-(10**9)), Fraction(10**9)),))
 
 
-@stage(version=2)
+@stage(version=3)
 def decide(
     source: Source,
     faces: Faces,
@@ -99,19 +102,25 @@ def decisions_of(source: Source, faces: Faces, casting: Casting, pauses: Sequenc
     lines: list[Line] = []
     verdicts: list[Verdict] = []
     for number in np.unique(faces.track):
-        track = track_of(faces, int(number))
+        track = track_of(faces, int(number), source.size)
         states = _unflickered(_states(track, source, casting, pauses, config), track, faces.shot)
         lines += _lines(track, states, faces.shot, source, casting, pauses, config)
         verdicts += _verdicts(track, states, config)
     return Decisions(faces.shot, Voicing(tuple(lines)), tuple(verdicts))
 
 
-def track_of(faces: Faces, track: int) -> Track:
-    """What its rows tell."""
+def track_of(faces: Faces, track: int, size: tuple[int, int]) -> Track:
+    """What its rows tell. size: (width, height) of the picture."""
     rows = np.flatnonzero(faces.track == track)
     width = float(np.median(faces.box[rows, 2] - faces.box[rows, 0]))
     points = faces.landmarks[rows]
-    return Track(track, faces.frame[rows], yaw_of(points), faces.hidden[rows], opening(points), width)
+    return Track(track, faces.frame[rows], yaw_of(points), faces.hidden[rows], opening(points), _outside(points, size), width)
+
+
+def _outside(points: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """(K, 68, 2) -> (K,) share of the lower jaw that lies beyond the picture's edge."""
+    jaw = points[:, LOWER_JAW]
+    return np.asarray(((jaw < 0) | (jaw > size)).any(2).mean(1), np.float32)
 
 
 def pauses_of(activity: NDArray[np.floating], config: DecideConfig) -> Pauses:
@@ -129,6 +138,7 @@ def pauses_of(activity: NDArray[np.floating], config: DecideConfig) -> Pauses:
 def _states(track: Track, source: Source, casting: Casting, pauses: Sequence[Pauses], config: DecideConfig) -> list[State]:
     turned = _beyond(np.abs(_median(track.yaw)), config.max_yaw, config.max_yaw * BACK)
     hidden = _median(track.hidden) > config.occlusion
+    outside = _beyond(_median(track.outside), config.outside, config.outside * BACK)
     states: list[State] = []
     for row, frame in enumerate(int(frame) for frame in track.frame):
         part = part_at(casting, track.track, frame)
@@ -136,6 +146,8 @@ def _states(track: Track, source: Source, casting: Casting, pauses: Sequence[Pau
             states.append(State(PASS, OUTSIDE if part is None else part.why or OUTSIDE))
         elif turned[row]:
             states.append(State(PASS, TURNED))
+        elif outside[row]:
+            states.append(State(PASS, CUT_OFF))
         elif hidden[row]:
             states.append(State(PASS, HIDDEN))
         elif pauses[part.voice].speaks_at(source.time(frame)):
@@ -182,7 +194,7 @@ def _unflickered(states: list[State], track: Track, shot: Shot) -> list[State]:
     may go on in the neighbouring chunk of the same take."""
     steady = list(states)
     for rows in _runs(track.frame, steady):
-        brief = rows.stop - rows.start < SHORTEST_PASS and steady[rows.start].why in (TURNED, HIDDEN)
+        brief = rows.stop - rows.start < SHORTEST_PASS and steady[rows.start].why in (TURNED, CUT_OFF, HIDDEN)
         before, after = _neighbours(steady, rows, track.frame)
         if brief and before is not None and before == after and before.voice != PASS:
             steady[rows] = [before] * (rows.stop - rows.start)
@@ -261,6 +273,8 @@ def _doubts(track: Track, rows: slice, config: DecideConfig) -> Iterator[str]:
     turned, hidden = float(np.abs(track.yaw[rows]).max()), float(track.hidden[rows].max())
     if turned > config.review_yaw:
         yield f"turned {turned:.0f} degrees"
+    if track.outside[rows].any():
+        yield "the chin is beyond the picture's edge"
     if hidden > config.occlusion * DOUBTFUL:
         yield f"{hidden:.0%} of the lower face looks unlike itself"
     if track.width < config.review_face:
