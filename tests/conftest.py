@@ -1,8 +1,9 @@
 """Tiny real films for tests. In: what a film should be like. Out: files made by real codecs. Knows nothing of stages."""
 
+import os
 import subprocess
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from musetalk_cli.media.ffmpeg import find_ffmpeg
+from musetalk_cli.media.video import kept_scheduling
 
 CODE_BITS = 10  # of the frame number drawn along the top edge, one square a bit
 RATE_HZ = 48_000
@@ -42,7 +44,7 @@ def make_film(
     tick = time_base or 1 / fps
     pts = [round(n / fps / tick) for n in range(frames)] if vfr_pts is None else list(vfr_pts)
     draw = picture or (lambda number: numbered_picture(number, size))
-    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as film:
+    with kept_scheduling(), av.open(str(path), "w", options={"fflags": "+bitexact"}) as film:
         stream: Any = film.add_stream(codec, rate=fps, options=options or {})
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
@@ -112,6 +114,13 @@ def _tone(seconds: float) -> list[av.AudioFrame]:
     frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
     frame.sample_rate, frame.pts, frame.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
     return [frame]
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_scheduling() -> Iterator[None]:
+    """A test that left its process with real-time priority would make a later one hang, far from here."""
+    yield
+    assert not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.fixture(name="make_film", scope="session")

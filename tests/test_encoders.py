@@ -1,5 +1,6 @@
 """The encoder follows the film, keeps every sample, tag and profile, and refuses what it cannot keep. Real codecs, tiny films."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -468,3 +469,15 @@ def test_tags_that_the_film_lacks_stay_unset() -> None:
     assert not {"colorspace", "color_trc", "color_range"} & encoder_options("libx264", source, BlendConfig()).keys()
     tagged_one = replace(source, colour=Colour("yuv420p", "bt709"))
     assert encoder_options("libx264", tagged_one, BlendConfig())["colorspace"] == "bt709"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+@pytest.mark.parametrize("encoder", ["libx264", "libsvtav1"])
+def test_encoder_takes_no_real_time_priority(tmp_path: Path, encoder: str) -> None:
+    """As SVT-AV1 would where root runs it, for its threads and for the one that opens it: a hung render node."""
+    video, source = textured(tmp_path / "a.mkv", "ffv1", "yuv420p", frames=3)
+    with SegmentWriter(tmp_path / "b.mkv", source, BlendConfig(codec=encoder, suffix=".mkv", preset="ultrafast")) as segment:
+        for frame in read_frames(video, source, 0, 3):
+            segment.write(frame)
+        policies = {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+    assert policies == {os.SCHED_OTHER}

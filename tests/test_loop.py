@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -204,11 +205,23 @@ def _process(rank: int, port: int, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def _both(port: int, out: Path) -> None:
+    """Wait for the two, but not for ever: processes that lost each other wait without end."""
+    children = torch.multiprocessing.spawn(_process, (port, str(out)), nprocs=2, join=False)  # type: ignore[no-untyped-call]
+    until = time.monotonic() + 180
+    try:
+        while not children.join(timeout=1):
+            assert time.monotonic() < until, "the two processes do not come to an end"
+    finally:
+        for process in children.processes:
+            process.kill()
+
+
 def test_two_processes_give_the_gradients_of_one_with_twice_the_batch(tmp_path: Path) -> None:
     """Discriminators included, over gloo."""
     single = _gradients(open_run(Toy(noisy=False), replace(CONFIG, batch=4, accumulate=2), tmp_path / "one", cpu=True))
     port = _free_port()
-    torch.multiprocessing.spawn(_process, (port, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    _both(port, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert single.keys() == first.keys() and {"face.0.parametrizations.weight.original", "generator.0.weight"} <= first.keys()
     for name, wanted in single.items():

@@ -257,6 +257,8 @@ class SegmentWriter:
         context.time_base = stream.time_base = source.time_base
         context.sample_aspect_ratio = source.sar
         context.thread_count = THREADS
+        with kept_scheduling():
+            context.open()
         return stream
 
     def __enter__(self) -> Self:
@@ -267,6 +269,23 @@ class SegmentWriter:
             self.close()
         else:
             self._file.close()
+
+
+@contextmanager
+def kept_scheduling() -> Iterator[None]:
+    """What is opened within does not change how the system schedules this process: run by root, SVT-AV1 (4.1) gives the thread that
+    opens it, and its own, real-time priority 99 (FIFO), for good; whatever waits by spinning then starves the threads it waits for."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in Path("/proc/self/task").iterdir():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.sched_getscheduler(int(thread.name)) != policy:
+                    os.sched_setscheduler(int(thread.name), policy, priority)
 
 
 @contextmanager
