@@ -45,7 +45,19 @@ def dub(film: Path, strength: float, out: Path) -> Path:
     """By the command, every frame of it, with its own sound."""
     output = out / f"{film.stem}.{strength:g}{film.suffix}"
     if not output.exists():
-        flags = ["--silence", "closed", "--occlusion", "1", "--max-yaw", "90", "--no-copy", "-q", "--steady", f"{strength:g}"]
+        flags = [
+            "--silence",
+            "closed",
+            "--occlusion",
+            "1",
+            "--max-yaw",
+            "90",
+            "--no-copy",
+            "--no-report",
+            "-q",
+            "--steady",
+            f"{strength:g}",
+        ]
         work = ["--work-dir", str(out / f"{film.stem}.work")]
         subprocess.run(["musetalk", "dub", str(film), "--audio", str(film), "-o", str(output), *flags, *work], check=True)
     return output

@@ -169,7 +169,19 @@ def cut(path: Path, out: Path) -> Path:
 
 def dub(film: Path, voice: Path, output: Path) -> Path:
     if not output.exists():
-        command = ["musetalk", "dub", str(film), "--audio", str(voice), "-o", str(output), "--progress", "none", "-q"]
+        command = [
+            "musetalk",
+            "dub",
+            str(film),
+            "--audio",
+            str(voice),
+            "-o",
+            str(output),
+            "--progress",
+            "none",
+            "--no-report",
+            "-q",
+        ]
         command += ["--silence", "closed", "--occlusion", "1", "--max-yaw", "90"]  # the model alone, in every frame
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return output

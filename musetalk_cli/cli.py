@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -17,7 +17,10 @@ import typer
 from musetalk_cli import __version__, config
 from musetalk_cli.config import MaskMode, Silence
 from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, QualityGateError, UsageError
+from musetalk_cli.evaluation.cli import app as evaluation_app
 from musetalk_cli.progress import ProgressMode
+from musetalk_cli.report.cli import app as report_app
+from musetalk_cli.study.cli import study_app
 from musetalk_cli.training.cli import app as training_app
 from musetalk_cli.training.train_cli import train_app
 
@@ -35,6 +38,9 @@ weights_app = typer.Typer(
 )
 app.add_typer(weights_app)
 app.add_typer(training_app)
+app.add_typer(report_app)
+app.add_typer(evaluation_app)
+app.add_typer(study_app)
 app.add_typer(train_app)
 
 
@@ -131,6 +137,20 @@ Steady = Annotated[
     float, _option("--steady", env="STEADY", min=0, max=3, metavar="X", help="How much mouths are steadied in time; 0 is off.")
 ]
 Copy = Annotated[bool, _option("--copy/--no-copy", env="COPY", help="Stretches without a new mouth keep the film's own packets.")]
+Report = Annotated[
+    bool, _option("--report/--no-report", env="REPORT", help="Measure what came out: {stem}.report.html and .json beside it.")
+]
+FailUnder = Annotated[
+    float | None,
+    _option(
+        "--fail-under",
+        env="FAIL_UNDER",
+        metavar="SCORE",
+        min=0.0,
+        max=100.0,
+        help="Exit 7 where the report's score, 0 to 100, is lower.",
+    ),
+]
 OriginalAudio = Annotated[
     bool,
     _option("--original-audio/--no-original-audio", env="ORIGINAL_AUDIO", help="The film's own sound stays, as further tracks."),
@@ -258,6 +278,8 @@ def dub(
     chunk: Chunk = 10.0,
     device: Device = "auto",
     batch_size: Batch = "auto",
+    report: Report = True,
+    fail_under: FailUnder = None,
     overwrite: Overwrite = False,
     skip_existing: Skip = False,
     work_dir: WorkDir = None,
@@ -270,6 +292,7 @@ def dub(
 ) -> None:
     """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
     from musetalk_cli.jobs import Existing, Parts, dub_film, plan_jobs
+    from musetalk_cli.report.command import Reports
     from musetalk_cli.session import Place, Voice
     from musetalk_cli.settings import Choices
 
@@ -294,11 +317,20 @@ def dub(
         copy=copy,
         original_audio=original_audio,
     )
+    if fail_under is not None and not report:
+        raise UsageError("needs a report", "leave out --no-report", thing="--fail-under")
     place, existing = Place(work_dir, keep, fresh), Existing(overwrite, skip_existing)
     jobs = plan_jobs(film, audio or [], output, lang, existing, place, Parts(cast, mix))
-    done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing)
-    films = {"outputs": [str(film.output) for film in done], "films": [film.as_json() for film in done]}
+    reports = Reports()
+    done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing, reports.add if report else None)
+    films = {
+        "outputs": [str(film.output) for film in done],
+        "films": [film.as_json() for film in done],
+        "reports": reports.as_json(),
+    }
     _answer(films if as_json else [film.output for film in done])
+    if fail_under is not None:
+        _gate(reports.check, fail_under, as_json=as_json)
 
 
 @app.command()
@@ -465,7 +497,7 @@ def weights_list(weights: Weights = None, as_json: Json = False) -> None:
 
 @weights_app.command("pull")
 def weights_pull(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment or training.")],
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment, training or eval.")],
     weights: Weights = None,
     force: Annotated[bool, _option("--force", help="Replace files that lie there and are not the published ones.")] = False,
     as_json: Json = False,
@@ -480,7 +512,7 @@ def weights_pull(
 
 @weights_app.command("verify")
 def weights_verify(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment or training.")],
+    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment, training or eval.")],
     weights: Weights = None,
     as_json: Json = False,
 ) -> None:
@@ -501,6 +533,16 @@ def weights_path(weights: Weights = None) -> None:
     from musetalk_cli.weights import folder
 
     _answer(folder(weights))
+
+
+def _gate(check: Callable[[float], None], least: float, *, as_json: bool) -> None:
+    """Exit 7 where it does not hold; told on stderr, since with --json stdout has had its object."""
+    try:
+        check(least)
+    except QualityGateError as error:
+        if not as_json:
+            raise
+        raise typer.Exit(error.exit_code) from error
 
 
 def _flags(context: typer.Context) -> dict[str, dict[str, str]]:

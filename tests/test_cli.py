@@ -74,6 +74,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "XDG_CACHE_HOME": str(home / "cache"),
         "MPLCONFIGDIR": fonts,
         "OMP_NUM_THREADS": "1",
+        "MUSETALK_REPORT": "0",
         **more,
     }
 
@@ -440,7 +441,7 @@ def test_doctor_fails_without_ffmpeg(home: Path) -> None:
 
 def test_weights_list_and_path_work_without_network(home: Path) -> None:
     listed = json.loads(musetalk(home, "weights", "list", "--json").stdout)["files"]
-    assert {row["set"] for row in listed} == {"lite", "v15", "v1", "parsing", "face-alignment", "training"}
+    assert {row["set"] for row in listed} == {"lite", "v15", "v1", "parsing", "face-alignment", "training", "eval"}
     assert all(row["state"] == ("present" if row["set"] == "lite" else "absent") and row["licence"] for row in listed)
     path = musetalk(home, "weights", "path", env={"MUSETALK_WEIGHTS": str(home / "w")}).stdout.strip()
     assert path == str(home / "w")

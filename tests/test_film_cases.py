@@ -452,6 +452,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("MUSETALK_", "XDG_"))]:
             patch.delenv(name)
+        patch.setenv("MUSETALK_REPORT", "0")
         for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
             patch.setenv(name, str(folder))
         patch.chdir(folder)

