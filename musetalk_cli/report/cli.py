@@ -52,7 +52,14 @@ From = Annotated[
 ]
 To = Annotated[str, typer.Option("--to", metavar="TIME", help="Where it ends. Default: 8 s later.")]
 Output = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="OUT", parser=_path, help="Default: {stem}.preview.mp4 beside the film.")
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT", parser=_path, help="A film, or a folder. Default: {stem}.preview.mp4 beside the film."
+    ),
+]
+Stills = Annotated[
+    bool,
+    typer.Option("--stills", help="Only the page and the sheet: one still a shot, of the whole film where no range is given."),
 ]
 Model = Annotated[str, typer.Option("--model", metavar="NAME|DIR", help="auto, lite, v15, v1, or a folder that `train` made.")]
 Face = Annotated[str, typer.Option("--face", metavar="largest|all|PICTURE", help="Who is dubbed, as for dub.")]
@@ -108,6 +115,7 @@ def preview(
     cast: Cast = None,
     start: From = "",
     stop: To = "",
+    stills: Stills = False,
     output: Output = None,
     model: Model = "auto",
     weights: Weights = None,
@@ -141,6 +149,7 @@ def preview(
         Place(work_dir),
         Voice(progress, quiet, verbose),
         parts=Parts(cast),
+        stills=stills,
         overwrite=overwrite,
     )
     told: dict[str, Any] = made.as_json()
@@ -148,7 +157,7 @@ def preview(
 
 
 def _second(flag: str, text: str) -> Fraction | None:
-    """ "" -> None; "12.5", "1:02.5", "0:01:02.5" -> seconds."""
+    """An empty text -> None; "12.5", "1:02.5", "0:01:02.5" -> seconds."""
     if not text:
         return None
     parts = text.split(":")
