@@ -16,7 +16,15 @@ import typer
 
 from musetalk_cli import __version__, config
 from musetalk_cli.config import MaskMode, Silence
-from musetalk_cli.errors import InternalError, InterruptedRun, MissingError, MusetalkError, QualityGateError, UsageError
+from musetalk_cli.errors import (
+    InternalError,
+    InterruptedRun,
+    MissingError,
+    MusetalkError,
+    PartialError,
+    QualityGateError,
+    UsageError,
+)
 from musetalk_cli.evaluation.cli import app as evaluation_app
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.report.cli import app as report_app
@@ -329,6 +337,85 @@ def dub(
         "reports": reports.as_json(),
     }
     _answer(films if as_json else [film.output for film in done])
+    if fail_under is not None:
+        _gate(reports.check, fail_under, as_json=as_json)
+
+
+@app.command()
+def batch(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", parser=_path, help="Films, folders of films, or manifests (.toml, .jsonl)."),
+    ],
+    audio: Annotated[
+        list[str] | None,
+        _option(
+            "--audio",
+            metavar="[LANG=]PATTERN",
+            help="Voices of films that no manifest names: {stem} and {folder} are the film's. Default: {stem}.LANG.wav beside it.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        _option("-o", "--output", metavar="DIR", parser=_path, help="Folder of the results. Default: beside each film."),
+    ] = None,
+    model: Model = "auto",
+    weights: Weights = None,
+    face: Face = "largest",
+    silence: SilencePolicy = "auto",
+    length: Length = "keep",
+    original_audio: OriginalAudio = True,
+    copy: Copy = True,
+    codec: Codec = "auto",
+    crf: Crf = None,
+    preset: Preset = "veryfast",
+    chunk: Chunk = 10.0,
+    device: Device = "auto",
+    batch_size: Batch = "auto",
+    report: Report = True,
+    fail_under: FailUnder = None,
+    overwrite: Overwrite = False,
+    skip_existing: Skip = False,
+    work_dir: WorkDir = None,
+    progress: Progress = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Dub many films: one bad one never stops the rest, and what a receipt beside a result says is done is left alone.
+
+    A summary ends stdout. Exits 8 where a film failed, else 7 where a report's score is under --fail-under.
+    """
+    from musetalk_cli.batch import Plan, run_batch
+    from musetalk_cli.jobs import Existing
+    from musetalk_cli.report.command import Reports
+    from musetalk_cli.session import Voice
+    from musetalk_cli.settings import Choices
+
+    choices = Choices(
+        model=model,
+        weights=weights,
+        face=face,
+        batch_size=batch_size,
+        device=device,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        chunk=chunk,
+        length=length,
+        silence=silence,
+        copy=copy,
+        original_audio=original_audio,
+    )
+    if fail_under is not None and not report:
+        raise UsageError("needs a report", "leave out --no-report", thing="--fail-under")
+    reports = Reports()
+    plan = Plan(tuple(paths), tuple(audio or ()), output, Existing(overwrite, skip_existing), work_dir)
+    told = (lambda line: None) if quiet or progress in ("none", "jsonl") else (lambda line: typer.echo(line, err=True))
+    done = run_batch(plan, choices, Voice(progress, quiet, verbose), reports.add if report else None, told)
+    _answer({**done.as_json(), "reports": reports.as_json()} if as_json else done.lines())
+    if done.failed:
+        raise typer.Exit(PartialError.exit_code)
     if fail_under is not None:
         _gate(reports.check, fail_under, as_json=as_json)
 

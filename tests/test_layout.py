@@ -25,7 +25,7 @@ RANKS = (
     ("training", "pieces"),
     ("pipeline",),
     ("cast_draft", "contact_sheet", "settings", "session", "jobs", "inspection", "standing", "bench", "doctor", "targets"),
-    ("evaluation", "preview", "report", "study"),
+    ("batch", "evaluation", "preview", "report", "study"),
     ("cli", "__main__"),
 )
 
