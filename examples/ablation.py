@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from musetalk_cli.report.charts import Bar, bars
+from musetalk_cli.charts import Bar, bars
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 from browser import WIDTHS, Browser, open_browser
 from made_report import curve, jpeg, made_report
 
-from musetalk_cli.report.charts import BLUE, COLOURS, GREY, Bar, Line, bars, lines, loss_curves, thinned
+from musetalk_cli.charts import BLUE, COLOURS, GREY, Bar, Line, bars, lines, loss_curves, thinned
 from musetalk_cli.report.page import MOST_PLOTS, PICTURE_BYTES, clock, page
 from musetalk_cli.report.records import Pair, Report
 

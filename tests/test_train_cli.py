@@ -112,6 +112,7 @@ def test_card_tells_data_losses_validation_and_files(stages: tuple[Path, Path]) 
     assert "| trained on | 2 | 2 |" in card and "| held out, whole people | 1 | 1 |" in card
     assert "adv_lip" in card and "unet.safetensors" in card and '"gan": "lsgan"' in card
     assert (out / "model" / "losses.png").stat().st_size > 1000
+    assert "<svg" in (out / "curves.svg").read_text()
     assert [path.name for path in (out / "strips").iterdir()] == ["held_out-00000002.png"]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from musetalk_cli.report.charts import BLUE, GREY, ORANGE, Bar, Line, bars, lines
+from musetalk_cli.charts import BLUE, GREY, ORANGE, Bar, Line, bars, lines
 from musetalk_cli.report.records import Curve, Figures, Finding, Pair, Report
 from musetalk_cli.types import Outcome
 

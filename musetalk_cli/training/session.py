@@ -1,6 +1,6 @@
 """One training run from its recipe to a model folder. In: a Recipe, a folder, how. Out: RUN/model, with a card written from the run.
 
-    RUN/config.json      the recipe                    RUN/metrics.jsonl, tensorboard/, strips/   what it told
+    RUN/config.json      the recipe                    RUN/metrics.jsonl, tensorboard/, strips/, curves.svg   what it told
     RUN/checkpoints/     the last few, whole           RUN/model/   what was trained, with README.md
     RUN/cache/           made of the samples once
 

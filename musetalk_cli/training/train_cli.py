@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 
+from musetalk_cli.charts import METRICS_FILE, loss_curves
 from musetalk_cli.errors import MissingError
 
 train_app = typer.Typer(
@@ -274,6 +275,8 @@ def _train(what: _What, length: _Length, pace: _Pace) -> None:
     with stop_on_signals(quiet=pace.quiet) as stop:
         model = run_training(recipe, what.run, how, stop, cpu=pace.cpu, fresh=pace.fresh, changed=pace.changed)
     if os.environ.get("RANK", "0") == "0":
+        if (what.run / METRICS_FILE).exists():  # the lips' perceptrons log none
+            (what.run / "curves.svg").write_text(loss_curves(what.run), encoding="utf-8")
         typer.echo(model)
 
 
