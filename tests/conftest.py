@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from musetalk_cli.media.ffmpeg import find_ffmpeg
@@ -118,9 +119,12 @@ def _tone(seconds: float) -> list[av.AudioFrame]:
 
 
 @pytest.fixture(autouse=True)
-def _ordinary_scheduling() -> Iterator[None]:
-    """A test that left its process with real-time priority would make a later one hang, far from here."""
+def _as_it_was() -> Iterator[None]:
+    """A test that left its process with real-time priority would make a later one hang, far from here; another number of threads would
+    give sums other last digits than a process of its own has."""
+    threads = torch.get_num_threads()
     yield
+    torch.set_num_threads(threads)
     assert not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
