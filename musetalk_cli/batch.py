@@ -23,12 +23,11 @@ from musetalk_cli.jobs import After, Existing, Parts, dub_film, plan_jobs
 from musetalk_cli.languages import ISO_639_2
 from musetalk_cli.session import Place, Voice, as_faults
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
+from musetalk_cli.suffixes import FILMS, SOUNDS
 from musetalk_cli.targets import exists_error
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import fingerprint
 
-FILMS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mxf"})
-SOUNDS = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac"})
 MANIFESTS = frozenset({".toml", ".jsonl"})
 RECEIPT = ".receipt.json"
 OWN_KEYS = frozenset({"film", "audio", "output", "cast", "mix"})

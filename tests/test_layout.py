@@ -18,7 +18,20 @@ LIGHT = ("cli", "config", "errors", "jobs", "progress", "session", "settings", "
 # A module may import from its own rank and from ranks below; a name is a module, or a folder of modules.
 RANKS = (
     ("errors", "config"),
-    ("types", "cast_map", "charts", "crop", "landmarks", "languages", "occlusion", "pose", "progress", "signals", "steady"),
+    (
+        "types",
+        "cast_map",
+        "charts",
+        "crop",
+        "landmarks",
+        "languages",
+        "occlusion",
+        "pose",
+        "progress",
+        "signals",
+        "steady",
+        "suffixes",
+    ),
     ("work", "tracks", "people", "casting", "metrics", "speaking"),
     ("media", "models", "download", "weights"),
     ("stages",),

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.suffixes import FILMS
 
 PROTOCOL = "musetalk-unpaired-1"  # what is measured on what, and how; raised when a figure would change for the same files
-FILMS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg"})
 MANIFESTS = frozenset({".csv", ".jsonl"})
 MANIFEST_CURE = "give a column or key 'film', and 'voice' where it is not to be drawn; paths are relative to the manifest"
 

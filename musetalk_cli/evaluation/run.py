@@ -8,7 +8,6 @@ What was finished is kept in OUT/work, named by all that made it: a killed evalu
 """
 
 import json
-import math
 import os
 import platform
 import sys
@@ -29,7 +28,7 @@ from musetalk_cli import __version__
 from musetalk_cli.config import Runtime
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.evaluation.judges import CSIM, JudgeNames, choose_judges, file_sha256
-from musetalk_cli.evaluation.protocol import FILMS, PROTOCOL, Pair, draw, own_voices, read_inputs
+from musetalk_cli.evaluation.protocol import PROTOCOL, Pair, draw, own_voices, read_inputs
 from musetalk_cli.evaluation.tables import Evaluation, Metric, Row, System, Weight, as_csv, table, totals_of
 from musetalk_cli.evaluation.watch import (
     SAMPLE_S,
@@ -53,16 +52,17 @@ from musetalk_cli.metrics.sync import Asked, LipSync, judge_lips
 from musetalk_cli.models.lip_judge import WEIGHTS_FILE, LipJudge
 from musetalk_cli.models.voice_activity import CHUNK, HZ, TOKENS_PER_SECOND, VoiceActivity
 from musetalk_cli.pipeline import Run, find_faces
+from musetalk_cli.progress import clock
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.stages.s1_demux import demux
+from musetalk_cli.suffixes import FILMS, SOUNDS
 from musetalk_cli.types import Source
 from musetalk_cli.weights import folder as weights_folder
 from musetalk_cli.work import Work, fingerprint
 
 FILM, UNTOUCHED = "film", "untouched"  # the controls: the film with its own voice; its picture under the new one
 BLOCK_SAMPLES = 160_000  # of a voice at once
-SOUNDS = frozenset({".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".aac"}) | FILMS
 LEAST_MOMENTS = 25
 
 
@@ -475,7 +475,7 @@ def _file_of(folder: Path, name: str) -> Path | None:
 def _sounds_in(given: Path) -> list[Path]:
     if not given.is_dir():
         return [given]
-    return sorted(path for path in given.iterdir() if path.suffix.lower() in SOUNDS and not path.name.startswith("."))
+    return sorted(path for path in given.iterdir() if path.suffix.lower() in FILMS | SOUNDS and not path.name.startswith("."))
 
 
 def _seconds(found: Watched) -> float:
@@ -509,9 +509,4 @@ class _Progress:
             told = {"v": 1, "event": "evaluate.step", "what": what, "done": self._done, "of": self._steps, "left_s": round(left)}
             print(json.dumps(told), file=sys.stderr, flush=True)
         elif self._mode != "none":
-            print(f"evaluate: {self._done} of {self._steps}, {what}, about {_clock(left)} left", file=sys.stderr, flush=True)
-
-
-def _clock(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+            print(f"evaluate: {self._done} of {self._steps}, {what}, about {clock(left)} left", file=sys.stderr, flush=True)

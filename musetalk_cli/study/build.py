@@ -23,11 +23,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from musetalk_cli import __version__
 from musetalk_cli.errors import InputError, OutputExistsError, UsageError
-from musetalk_cli.evaluation.protocol import FILMS
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
 from musetalk_cli.media.video import open_film, picture_of
 from musetalk_cli.study import FORMAT
 from musetalk_cli.study.orders import Layout, Order, draw_orders
+from musetalk_cli.suffixes import FILMS
 from musetalk_cli.work import sha256_of
 
 ORDERS = 200  # a rater's name picks one; two who meet the same one do no harm
