@@ -34,6 +34,8 @@ batch-size = 8
 | 4 | a dependency or model file is missing |
 | 5 | no usable face in the whole film |
 | 6 | output exists |
+| 7 | finished, but `--fail-under` was not met, or `verify` found a broken promise |
+| 8 | some films of several could not be done |
 | 9 | out of disk or memory |
 | 75 | retryable: the folder is locked, the network failed |
 | 130, 143 | SIGINT, SIGTERM: what is finished is kept |

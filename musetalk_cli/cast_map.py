@@ -105,6 +105,19 @@ def read_cast(path: Path) -> CastMap:
     return CastMap(path, str(table.get("analysis", "")), persons, ranges)
 
 
+def check_known(cast_map: CastMap) -> CastMap:
+    """The map itself. Raises UsageError for a person of whom nothing says who it is, InputError for a still that is not there: both are
+    told before hours of analysis."""
+    for person in cast_map.persons:
+        where = f"person {person.name!r}"
+        if not person.faces and person.still is None:
+            cure = "say who it is, by letters or a picture; see `musetalk inspect`"
+            raise UsageError(f"{cast_map.path}: {where}: has neither faces nor still", cure)
+        if not person.faces and person.still is not None and not person.still.is_file():
+            raise InputError(f"{person.still}: there is no such file", f"mend still of {where} in {cast_map.path}")
+    return cast_map
+
+
 def with_voices(cast_map: CastMap, voices: Mapping[str, Path]) -> CastMap:
     """The voices of `--audio NAME=PATH` in place of the file's. Raises UsageError for a name that nobody has, and where in the end
     nobody has a voice."""
@@ -132,6 +145,8 @@ def parse_clock(text: str | float) -> Fraction:
     if found is None:
         raise ValueError(f"{text!r} is no time")
     hours, minutes, seconds = found.groups()
+    if (minutes is not None and Fraction(seconds) >= 60) or (hours is not None and int(minutes) >= 60):
+        raise ValueError(f"{text!r} has 60 or more where only 59 fit")
     return Fraction(hours or 0) * 3600 + Fraction(minutes or 0) * 60 + Fraction(seconds)
 
 
@@ -160,8 +175,10 @@ def _person(path: Path, entry: dict[str, Any]) -> CastPerson:
     where = f"person {name!r}"
     _check_keys(path, where, entry, PERSON_KEYS)
     faces = entry.get("faces", [])
-    if not name or "=" in name or not isinstance(faces, list) or not all(isinstance(face, str) for face in faces):
-        raise UsageError(f"{path}: {where}: needs a name without '=' and faces like [\"A\"]", "see `musetalk inspect`")
+    if not isinstance(entry.get("name", ""), str) or not name or "=" in name:
+        raise UsageError(f"{path}: {where}: needs a name without '='", 'write name = "anna"')
+    if not isinstance(faces, list) or not all(isinstance(face, str) for face in faces):
+        raise UsageError(f"{path}: {where}: faces is no list of letters", 'write faces = ["A"]; see `musetalk inspect`')
     still = path.parent / str(entry["still"]) if "still" in entry else None
     return CastPerson(name, tuple(faces), still, _voice(path, where, entry), _silence(path, where, entry))
 
@@ -177,8 +194,12 @@ def _range(path: Path, entry: dict[str, Any], names: Sequence[str]) -> CastRange
     if person is not None and person not in names:
         raise UsageError(f"{path}: {where}: nobody is called {person!r}", f"choose from {', '.join(names)}")
     passes = entry.get("pass", False)
-    if stop <= start or not isinstance(passes, bool):
-        raise UsageError(f"{path}: {where}: ends before it begins, or pass is neither true nor false", "mend the range")
+    if stop <= start:
+        raise UsageError(f"{path}: {where}: ends at {entry['to']}, before it begins", "mend from and to")
+    if not isinstance(passes, bool):
+        raise UsageError(f"{path}: {where}: pass is neither true nor false", "write pass = true")
+    if not passes and not {"voice", "silence"} & entry.keys():
+        raise UsageError(f"{path}: {where}: changes nothing", "give it pass = true, a voice, or silence")
     return CastRange(start, stop, person, passes, _voice(path, where, entry), _silence(path, where, entry))
 
 
@@ -188,7 +209,7 @@ def _voice(path: Path, where: str, entry: Mapping[str, Any]) -> VoiceFile | None
             raise UsageError(f"{path}: {where}: a channel without a voice", "add voice = PATH")
         return None
     channel = entry.get("channel", ALL_CHANNELS)
-    if not isinstance(channel, int) or isinstance(channel, bool) or (channel < 0 and channel != ALL_CHANNELS):
+    if not isinstance(channel, int) or isinstance(channel, bool) or ("channel" in entry and channel < 0):
         raise UsageError(f"{path}: {where}: channel {channel!r}", "channels are counted from 0")
     return VoiceFile((path.parent / str(entry["voice"])).resolve(), channel)
 

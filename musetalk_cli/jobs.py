@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from musetalk_cli.cast_map import read_cast, with_voices
+from musetalk_cli.cast_map import check_known, read_cast, with_voices
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import UsageError
 from musetalk_cli.languages import ISO_639_2, three_letters
@@ -88,7 +88,7 @@ def _cast_job(film: Path, audio: Sequence[str], output: Path | None, language: s
     if len(dict(named)) < len(named):
         raise UsageError("two voices for one name", "give each person one --audio", thing="--audio")
     three_letters(language)
-    first = with_voices(read_cast(cast), dict(named)).voices()[0].path
+    first = with_voices(check_known(read_cast(cast)), dict(named)).voices()[0].path
     target = _output(film, Path("cast"), language, output)
     return DubJob(film, first, target, language, cast, tuple(named))
 

@@ -175,6 +175,13 @@ def cast_from_map(film: Source, shots: Sequence[Faces], cast: CastMap, run: Run)
     """By `--cast`. Its letters are those of the film's own shots, whatever follows on them. Raises UsageError for a map whose letters
     are those of another analysis."""
     own = [shot for shot in shots if not film.own or shot.shot.stop <= film.own]
+    end = film.time(film.frames - 1) + 1 / film.fps
+    for stretch in cast.ranges:
+        if stretch.start >= end:
+            message = (
+                f"{cast.path.name}: a range begins at {float(stretch.start):g} s, after the film's end at {float(end):.1f} s"
+            )
+            run.events.emit("warning", message=message, hint="it does nothing")
     by_letter = any(person.faces for person in cast.persons)
     if by_letter and cast.analysis and cast.analysis != analysis_of(run.video, own):
         raise UsageError(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from musetalk_cli.cast_map import check_known, read_cast
 from musetalk_cli.errors import InputError, OutputExistsError, UsageError
 from musetalk_cli.jobs import Existing, Parts, dub_film, plan_jobs
 from musetalk_cli.session import Place, Voice
@@ -94,7 +95,7 @@ def cast(folder: Path) -> Path:
     for name in ("anna.wav", "bert.wav", "music.wav"):
         (folder / name).write_bytes(name.encode())
     path = folder / "cast.toml"
-    path.write_text('[[person]]\nname = "anna"\nvoice = "anna.wav"\n[[person]]\nname = "bert"\n')
+    path.write_text('[[person]]\nname = "anna"\nfaces = ["A"]\nvoice = "anna.wav"\n[[person]]\nname = "bert"\nfaces = ["B"]\n')
     return path
 
 
@@ -136,7 +137,7 @@ def test_with_a_cast_every_voice_names_somebody(cast: Path, audio: str) -> None:
 
 def test_a_persons_name_is_no_language(cast: Path) -> None:
     """It may look like one, and need not: bert, fr, Anna Maria."""
-    cast.write_text('[[person]]\nname = "fr"\n[[person]]\nname = "Anna Maria"\n')
+    cast.write_text('[[person]]\nname = "fr"\nfaces = ["A"]\n[[person]]\nname = "Anna Maria"\nfaces = ["B"]\n')
     folder = cast.parent
     job = plan_cast(cast, f"fr={folder}/bert.wav", f"Anna Maria={folder}/anna.wav")
     assert (job.language, [name for name, _ in job.voices]) == ("", ["fr", "Anna Maria"])
@@ -183,3 +184,13 @@ def test_music_and_effects_lie_under_each_language(folder: Path) -> None:
 def test_without_a_voice_and_without_a_cast_there_is_nothing_to_do(folder: Path) -> None:
     with pytest.raises(UsageError, match="--audio: is missing"):
         plan_jobs(folder / "s.mp4", [], None, "", Existing(), Place(folder / "work"))
+
+
+def test_person_of_whom_nothing_says_who_it_is_is_told_before_any_work(tmp_path: Path) -> None:
+    cast = tmp_path / "cast.toml"
+    cast.write_text('[[person]]\nname = "paul"\nvoice = "v.wav"\n')
+    with pytest.raises(UsageError, match="'paul': has neither faces nor still"):
+        check_known(read_cast(cast))
+    cast.write_text('[[person]]\nname = "paul"\nstill = "nope.jpg"\n')
+    with pytest.raises(InputError, match=r"nope.jpg: there is no such file"):
+        check_known(read_cast(cast))

@@ -76,7 +76,7 @@ MS = 0.001001  # seconds
 CURE_DYNAMIC_HDR = (
     "take it out first: ffmpeg -i FILM -c copy -bsf:v dovi_rpu=strip=1 NEW.mp4, or for HDR10+ hdr10plus_tool remove"
 )
-CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -vf bwdif -crf 8 -c:a copy NEW.mp4"
+CURE_PROGRESSIVE = "deinterlace it first: ffmpeg -i FILM -map 0 -c copy -c:v libx264 -crf 8 -vf bwdif NEW.mkv"
 CURE_ALPHA = (
     "make it one picture first: ffmpeg -c:v libvpx-vp9 -i FILM -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le NEW.mov "
     "(VP8: libvpx)"

@@ -255,7 +255,7 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
         original = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
         streams = [
             ffmpeg.input(media_url(picture), protocol_whitelist=PROTOCOLS)["0"],
-            _voice_input(file, audio, source, config),
+            _voice_input(file, audio, source, config, path.parent),
             *(original[str(stream.index)] for stream in mapped),
         ]
         options = {
@@ -299,12 +299,28 @@ def _file_options(container: Container, film: InputContainer, source: Source, *,
     }
 
 
-def _voice_input(file: InputContainer, audio: Path, source: Source, config: RemuxConfig) -> Any:
+def _voice_input(file: InputContainer, audio: Path, source: Source, config: RemuxConfig, folder: Path) -> Any:
     """The voice, moved to the film's start; with `trim` no longer than the picture."""
     options: dict[str, Any] = {"protocol_whitelist": PROTOCOLS, "itsoffset": _seconds(source.start - earliest_start(file))}
+    voice, container = voice_of(file, audio), CONTAINERS[config.suffix]
     if config.length == "trim":
-        options["t"] = _seconds(source.time(source.frames - 1) + frame_duration(source, source.frames - 1) * source.time_base)
-    return ffmpeg.input(media_url(audio), **options)[str(voice_of(file, audio).index)]
+        most = source.time(source.frames - 1) + frame_duration(source, source.frames - 1) * source.time_base
+        if container.name == "mov" and voice.codec.canonical_name in container.voices:
+            return ffmpeg.input(media_url(_cut(file, voice, most, folder / "voice.nut")), **options)["0"]
+        options["t"] = _seconds(most)
+    return ffmpeg.input(media_url(audio), **options)[str(voice.index)]
+
+
+def _cut(file: InputContainer, voice: Any, most: Fraction, path: Path) -> Path:
+    """The packets that begin before `most`, at their own times: ffmpeg's -t before a copied PCM drops the whole track from a MOV."""
+    first = earliest_start(file)
+    with av.open(media_url(path), "w", format="nut") as kept:
+        stream = kept.add_stream_from_template(voice)
+        for packet in file.demux(voice):
+            if packet.size and packet.pts is not None and packet.pts * packet.time_base - first < most:
+                packet.stream = stream
+                kept.mux(packet)
+    return path
 
 
 def _seconds(time: Fraction) -> str:
@@ -383,6 +399,12 @@ def held_codecs(container: str) -> frozenset[str]:
         return frozenset(probe.supported_codecs)
 
 
+def same_aspect(one: Fraction, other: Fraction, size: tuple[int, int]) -> bool:
+    """Whether two sample aspect ratios show a picture of this size equally wide, to a pixel: H.264 holds ratios of small numbers only, and
+    Matroska whole pixels of width."""
+    return abs(one / other - 1) * max(size) <= 1
+
+
 def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> None:
     """Open the finished file again: every frame, timestamp and stream must be there. Raises InternalError otherwise."""
     times, tick = packet_times(path)
@@ -397,9 +419,9 @@ def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> Non
         )
     with open_film(path) as done, open_film(video) as film:
         picture = picture_of(done, path)
-        found = ((picture.codec_context.width, picture.codec_context.height), picture.sample_aspect_ratio or Fraction(1))
-        if found != (source.size, source.sar):
-            raise InternalError(f"{path.name}: the picture is {found}, should be {(source.size, source.sar)}")
+        size, sar = (picture.codec_context.width, picture.codec_context.height), picture.sample_aspect_ratio or Fraction(1)
+        if size != source.size or not same_aspect(sar, source.sar, size):
+            raise InternalError(f"{path.name}: the picture is {(size, sar)}, should be {(source.size, source.sar)}")
         due = sorted(["video", "audio", *(stream.type for stream in _kept_streams(film, source, config))])
         kinds = sorted(stream.type for stream in done.streams)
         if not Counter(due) <= Counter(kinds) or len(done.chapters()) != len(film.chapters()):

@@ -1,28 +1,37 @@
 """Is a dubbed film what it should be? In: the film and the dubbed one. Out: a Verification: each promise, kept or broken.
 
-Looks at the files alone: no work folder, no settings. Reads packets, and decodes the dubbed picture once, strictly.
+Looks at the files alone: no work folder, no settings. Reads packets, looks at some frames of both, and decodes the dubbed picture and its voice once, strictly.
 """
 
 import hashlib
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from numpy.typing import NDArray
 
 from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import PROTOCOLS, find_ffmpeg, media_url
 from musetalk_cli.media.video import clock, earliest_start, open_film, packet_times, picture_of
-from musetalk_cli.stages.s6_remux import REMADE
+from musetalk_cli.stages.s6_remux import REMADE, same_aspect
 
 NOTICE = "altered by musetalk"
 LOG_LINES = 3
+LOOKS = 24  # frames of both that are compared, spread over the film
+LOOK_PX = (64, 36)
+LIKE = (
+    8.0  # levels of grey, median over a picture: coding coarsely has 1 to 3, a generated mouth is less than half of any picture
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ def verify_film(film: Path, dubbed: Path, *, original_audio: bool = True, decode
     checks = [_frames(was, now), _times(was, now), _copies(copied, len(was.times)), *_form(film, dubbed)]
     checks += [_voice(dubbed), *_streams(film, dubbed, original_audio=original_audio), _chapters(film, dubbed), _notice(dubbed)]
     if decode:
-        checks.append(_decodes(dubbed, len(now.times)))
+        checks += [_content(film, dubbed, was.times[: len(now.times)]), _decodes(dubbed, len(now.times))]
     return Verification(film, dubbed, tuple(checks), copied)
 
 
@@ -124,6 +133,8 @@ def _copies(copied: Sequence[tuple[int, int]], frames: int) -> Check:
 def _form(film: Path, dubbed: Path) -> Iterator[Check]:
     """Size, aspect, pixel format, colour tags and rotation."""
     a, b = _told_of(film), _told_of(dubbed)
+    if a["size"] == b["size"] and same_aspect(a["aspect"], b["aspect"], a["size"]):
+        b["aspect"] = a["aspect"]
     wrong = [f"{name} {b[name]}, in the film {a[name]}" for name in a if a[name] != b[name]]
     size = f"{a['size'][0]}x{a['size'][1]} {a['pix_fmt']}"
     yield Check("picture", not wrong, "; ".join(wrong) or f"{size}, colour, aspect and rotation as in the film")
@@ -224,10 +235,37 @@ def _tags(file: InputContainer) -> list[str]:
     return [str(value) for value in file.metadata.values()]
 
 
+def _content(film: Path, dubbed: Path, times: Sequence[Fraction]) -> Check:
+    """That it is the same film: some frames of both, small, in grey. A mouth may change, most of the picture may not."""
+    count = min(LOOKS, len(times))
+    wanted = [times[(2 * n + 1) * len(times) // (2 * count)] for n in range(count)]
+    apart = [float(np.median(np.abs(a - b))) for a, b in zip(_looks(film, wanted), _looks(dubbed, wanted), strict=False)]
+    wrong = [n for n, value in enumerate(apart) if value > LIKE]
+    told = f"{len(apart)} frames looked at, most of each as in the film"
+    if len(apart) < count:
+        return Check("content", False, f"only {len(apart)} of {count} frames could be looked at")
+    where = f"{len(wrong)} of {count} frames show something else, the first at {clock(wanted[wrong[0]])}" if wrong else ""
+    return Check("content", not wrong, where or told)
+
+
+def _looks(path: Path, times: Sequence[Fraction]) -> Iterator[NDArray[np.int16]]:
+    """The frame at each of these times, in LOOK_PX of grey; a film that cannot be sought or decoded ends it early."""
+    with open_film(path) as file:
+        stream = picture_of(file, path)
+        tick = stream.time_base or Fraction(1)
+        for time in times:
+            with suppress(av.FFmpegError):
+                file.seek(int(time / tick), stream=stream)
+                frame = next((one for one in file.decode(stream) if one.pts is not None and one.pts * tick >= time), None)
+                if frame is not None:
+                    yield np.asarray(frame.reformat(*LOOK_PX, format="gray").to_ndarray(), np.int16)
+
+
 def _decodes(dubbed: Path, frames: int) -> Check:
-    """By ffmpeg, which stops at the first error that it would else conceal."""
+    """Picture and voice, by ffmpeg, which stops at the first error that it would else conceal."""
     with open_film(dubbed) as file:
         index = picture_of(file, dubbed).index
+        voices = [stream.index for stream in file.streams.audio][:1]
     program = [
         str(find_ffmpeg()),
         "-v",
@@ -239,9 +277,13 @@ def _decodes(dubbed: Path, frames: int) -> Check:
         "-protocol_whitelist",
         PROTOCOLS,
     ]
+    heard = [part for voice in voices for part in ("-map", f"0:{voice}")]
     shown = ["-fps_mode", "passthrough", "-f", "null", "-progress", "pipe:1", "-"]
     done = subprocess.run(
-        [*program, "-i", media_url(dubbed), "-map", f"0:{index}", *shown], capture_output=True, text=True, errors="replace"
+        [*program, "-i", media_url(dubbed), "-map", f"0:{index}", *heard, *shown],
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     counts = [line.partition("=")[2] for line in done.stdout.splitlines() if line.startswith("frame=")]
     count = int(counts[-1]) if counts else 0
