@@ -80,6 +80,14 @@ Parsing = Annotated[
 ]
 Batch = Annotated[str, _option("--batch-size", env="BATCH_SIZE", metavar="auto|N", help="Faces a step of the network.")]
 Device = Annotated[str, _option("--device", env="DEVICE", metavar="auto|cpu|cuda[:N]", help="Where the network runs.")]
+Precision = Annotated[
+    Literal["auto", "fp32", "fp16", "bf16"],
+    _option("--precision", env="PRECISION", help="auto: fp16 on CUDA, bf16 on a CPU that has matrix tiles, else fp32."),
+]
+Exact = Annotated[
+    bool,
+    _option("--exact/--fast", env="EXACT", help="The same bits whatever the batch, in fp32 unless --precision says otherwise."),
+]
 Codec = Annotated[
     Literal["auto", "libx264", "libx265", "libvpx-vp9", "libsvtav1", "prores_ks", "dnxhd", "ffv1"],
     _option("--codec", env="CODEC", help="auto: the film's own codec where the output holds it."),
@@ -286,6 +294,8 @@ def dub(
     chunk: Chunk = 10.0,
     device: Device = "auto",
     batch_size: Batch = "auto",
+    precision: Precision = "auto",
+    exact: Exact = False,
     report: Report = True,
     fail_under: FailUnder = None,
     overwrite: Overwrite = False,
@@ -311,6 +321,8 @@ def dub(
         parsing_mode=parsing_mode,
         batch_size=batch_size,
         device=device,
+        precision=precision,
+        exact=exact,
         codec=codec,
         crf=crf,
         preset=preset,
@@ -372,6 +384,8 @@ def batch(
     chunk: Chunk = 10.0,
     device: Device = "auto",
     batch_size: Batch = "auto",
+    precision: Precision = "auto",
+    exact: Exact = False,
     report: Report = True,
     fail_under: FailUnder = None,
     overwrite: Overwrite = False,
@@ -398,6 +412,8 @@ def batch(
         face=face,
         batch_size=batch_size,
         device=device,
+        precision=precision,
+        exact=exact,
         codec=codec,
         crf=crf,
         preset=preset,
@@ -550,6 +566,8 @@ def bench(
     weights: Weights = None,
     device: Device = "auto",
     batch_size: Batch = "auto",
+    precision: Precision = "auto",
+    exact: Exact = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -557,7 +575,12 @@ def bench(
     from musetalk_cli.bench import bench_film
     from musetalk_cli.settings import Choices
 
-    found = bench_film(film, audio or film, Choices(model, weights, device=device, batch_size=batch_size), quiet=quiet)
+    found = bench_film(
+        film,
+        audio or film,
+        Choices(model, weights, device=device, batch_size=batch_size, precision=precision, exact=exact),
+        quiet=quiet,
+    )
     _answer(found.as_json() if as_json else found.lines())
 
 

@@ -13,6 +13,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Length = Literal["keep", "trim", "hold", "bounce"]
 Silence = Literal["auto", "original", "closed"]  # what a mouth does in the voice's pauses
 MaskMode = Literal["jaw", "raw", "neck"]
+Precision = Literal["fp32", "fp16", "bf16"]
 MODELS = ("lite", "v15", "v1")
 
 
@@ -66,7 +67,8 @@ class InferenceConfig:
 class ModelConfig:
     name: str = "lite"  # lite | v15 | v1
     weights: tuple[tuple[str, str], ...] = ()  # (file, sha256): other weights, other results
-    precision: Literal["fp32", "fp16"] = "fp32"  # fp16 on CUDA
+    precision: Precision = "fp32"  # fp16 on CUDA, bf16 on a CPU with matrix tiles
+    exact: bool = False  # the same bits however rows are batched; else whatever is fastest
 
 
 @dataclass(frozen=True, slots=True)

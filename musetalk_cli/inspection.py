@@ -250,7 +250,7 @@ def _speakers(source: Ref[Source], found: Sequence[Ref[Faces]], run: Run) -> Ite
     film = source.load()
     if not any(stream.kind == "audio" for stream in film.streams):
         return
-    config, runtime = choose_model("lite", weights_folder(run.runtime.weights), "cpu"), replace(run.runtime, model=None)
+    config, runtime = choose_model("lite", weights_folder(run.runtime.weights)), replace(run.runtime, model=None)
     heard = run.work.do(listen, run.video, ALL_CHANNELS, config=config, runtime=runtime, unit="film")
     for shot, face in zip(film.shots, found, strict=True):
         yield run.work.do(speaking, source, face, heard, config=config, runtime=runtime, unit=unit_name(shot)).load()

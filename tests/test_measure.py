@@ -198,7 +198,7 @@ def test_after_a_dub_its_own_decisions_are_reported(desk: Desk) -> None:
     film, output, voice = (desk.folder / name for name in ("short.mp4", "short.fr.mp4", "new.wav"))
     run_tool("-i", str(desk.film), "-frames:v", "12", "-t", "1", "-crf", "10", str(film))
     job = DubJob(film, voice, output, "fr")
-    model = choose_model("lite", desk.folder, "cpu")
+    model = choose_model("lite", desk.folder)
     config = for_job(replace(DubConfig(), model=model, remux=RemuxConfig(length="trim")), job)
     with open_session(film, Place(desk.folder / "work.short"), Voice(quiet=True)) as session:
         told = dub(job, config=config, runtime=Runtime(threads=1), work=session.work, events=session.events)
@@ -267,7 +267,7 @@ def test_a_real_film_passes_and_what_is_planted_in_it_is_found(desk: Desk, clip:
 def test_a_real_dub_passes_and_its_sound_moved_is_found(desk: Desk) -> None:
     film, seconds = Path(str(DATA), "held_back", "id055_1.mp4"), CLIPS["id055_1"]
     job = DubJob(film, Path(str(DATA), "voices", "de.flac"), desk.folder / "real.de.mp4", "de")
-    model = choose_model("lite", desk.folder, "cpu")
+    model = choose_model("lite", desk.folder)
     config = for_job(replace(DubConfig(), model=model, remux=RemuxConfig(length="trim")), job)
     with open_session(film, Place(desk.folder / "work.dub"), Voice(quiet=True)) as session:
         dub(job, config=config, runtime=Runtime(threads=1), work=session.work, events=session.events)

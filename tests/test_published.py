@@ -27,7 +27,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from musetalk_cli import weights
 from musetalk_cli.errors import MissingError, UsageError
-from musetalk_cli.models.family import windows_at
+from musetalk_cli.models.family import Numbers, windows_at
 from musetalk_cli.models.published import PublishedModel, load_published
 from musetalk_cli.models.unet import positional_encoding
 
@@ -418,7 +418,7 @@ def test_larger_whisper_is_refused(copy: Path) -> None:
 
 def test_half_precision_needs_a_gpu(folder: Path) -> None:
     with pytest.raises(UsageError, match="choose fp32"):
-        load_published("v15", folder, CPU, "fp16")
+        load_published("v15", folder, CPU, Numbers("fp16"))
 
 
 def _halved(model: PublishedModel) -> PublishedModel:

@@ -37,7 +37,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_folder_of_a_trained_lite_is_loaded_from_there_and_named_by_its_weights(trained: Path, tmp_path: Path) -> None:
-    own, shipped = (choose_model(name, tmp_path, "cpu") for name in (str(trained), "lite"))
+    own, shipped = (choose_model(name, tmp_path) for name in (str(trained), "lite"))
     assert own.name == shipped.name == "lite"
     changed = {name for (name, digest), (_, other) in zip(own.weights, shipped.weights, strict=True) if digest != other}
     assert changed == {"unet.safetensors"}
@@ -46,9 +46,9 @@ def test_folder_of_a_trained_lite_is_loaded_from_there_and_named_by_its_weights(
 
 
 def test_card_beside_a_trained_model_names_no_other_results(trained: Path, tmp_path: Path) -> None:
-    before = choose_model(str(trained), tmp_path, "cpu")
+    before = choose_model(str(trained), tmp_path)
     (trained / "README.md").write_text("another card")
-    assert choose_model(str(trained), tmp_path, "cpu") == before
+    assert choose_model(str(trained), tmp_path) == before
 
 
 def test_trained_unet_goes_with_the_published_nets_around_it(tmp_path: Path) -> None:
@@ -57,8 +57,8 @@ def test_trained_unet_goes_with_the_published_nets_around_it(tmp_path: Path) -> 
         write(root / need[0].path, "published")
     write(own / "musetalkV15/musetalk.json", "{}")
     write(own / "musetalkV15/unet.safetensors", "ours")
-    config = choose_model(str(own), root, "cpu")
-    published = dict(choose_model("v15", root, "cpu").weights)
+    config = choose_model(str(own), root)
+    published = dict(choose_model("v15", root).weights)
     assert config.name == "v15"
     ours = dict(config.weights)
     assert "musetalkV15/unet.safetensors" in ours and "musetalkV15/unet.pth" not in ours
@@ -77,7 +77,7 @@ def test_trained_unet_without_the_nets_around_it_says_what_to_pull(tmp_path: Pat
 def test_what_is_no_model_is_refused(name: str, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=fact):
-        choose_model(name, tmp_path, "cpu")
+        choose_model(name, tmp_path)
 
 
 def test_a_face_that_is_no_file_is_refused_with_the_words_there_are(tmp_path: Path) -> None:

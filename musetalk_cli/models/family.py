@@ -11,9 +11,21 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from musetalk_cli.config import Precision
+
 WINDOW = 10  # whisper tokens a video frame sees: 80 ms before, its own 40 ms at 25 fps, 80 ms after
 LEAD = 4  # of them before the frame's time
 TOKENS_PER_SECOND = 50
+
+
+class Numbers(NamedTuple):
+    """What a family computes in."""
+
+    precision: Precision = "fp32"
+    exact: bool = True  # the same bits however rows are batched; else whatever is fastest
+
+
+FULL = Numbers()
 
 
 class Plan(NamedTuple):

@@ -28,7 +28,7 @@ from torch.nn import functional
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
 from musetalk_cli.landmarks import JAW, JAW_SHARES, MOUTH, STILL
-from musetalk_cli.models.family import WINDOW, Lent, Plan
+from musetalk_cli.models.family import FULL, WINDOW, Lent, Numbers, Plan
 from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
 from musetalk_cli.models.whisper import WIDTH, hidden_states
@@ -480,7 +480,7 @@ def to_rgb(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
 
 
-def load_lite(folder: Path, device: torch.device) -> LiteModel:
+def load_lite(folder: Path, device: torch.device, numbers: Numbers = FULL) -> LiteModel:
     """The embedded model from a folder of `config.json` and the weight files."""
     check_files(folder)
     config = read_config(folder / CONFIG_FILE)

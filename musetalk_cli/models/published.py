@@ -25,15 +25,17 @@ from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from musetalk_cli import weights
+from musetalk_cli.config import Precision
 from musetalk_cli.crop import CROP_PX, hide_mouth
 from musetalk_cli.errors import UsageError
 from musetalk_cli.models import vae as autoencoder
 from musetalk_cli.models import whisper as ear
-from musetalk_cli.models.family import Lent, Plan
+from musetalk_cli.models.family import FULL, Lent, Numbers, Plan
 from musetalk_cli.models.unet import load_unet, one_step, positional_encoding
 
 LATENT_CHANNELS = 4
 LATENT_PX = 32
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CROPS_AT_ONCE = 8  # through the VAE on a GPU: its first layers hold 34 MB a crop and layer in fp32
 UNETS = {
     "v15": (weights.UNET_V15_CONFIG, weights.UNET_V15),
@@ -114,15 +116,15 @@ class PublishedModel:
 
 
 def load_published(
-    name: str, folder: Path, device: torch.device, precision: str = "fp32", *, unet: Path | None = None
+    name: str, folder: Path, device: torch.device, numbers: Numbers = FULL, *, unet: Path | None = None
 ) -> PublishedModel:
     """v15 or v1 from a folder in MuseTalk's layout; the U-Net from another such folder where `unet` names one.
 
     Raises MissingError where a file is missing or is not what it should be.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise UsageError("fp16 on the CPU", "choose fp32: a CPU is not faster with half precision")
-    dtype = torch.float16 if precision == "fp16" else torch.float32
+    if numbers.precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 on the CPU", "choose bf16 or fp32: a CPU is not faster with half precision")
+    dtype = DTYPES[numbers.precision]
     unet_config, unet_file = (weights.locate(need, unet or folder) for need in UNETS[name])
     vae_config, vae, whisper_config, whisper = (weights.locate(need, folder) for need in weights.AROUND_UNET[:4])
     nets = PublishedNets(
