@@ -1,28 +1,37 @@
-"""`musetalk batch`: many films, one after the other. In: folders, films, manifests. Out: a receipt a film, a summary.
+"""`musetalk batch`: many films, one after the other. In: folders, films, patterns, manifests. Out: a receipt a film, a summary.
 
-    folder, films ----- voices beside them, or by a pattern --.
-    manifest (.toml, .jsonl) ---------------------------------|-- entries -- dub -- receipt beside each result
-                                                              '-- what a receipt says is done is left alone
+    folder, films, 'films/**/*.mp4' -- voices beside them, or by a pattern --.
+    manifest (.toml, .jsonl) -------------------------------------------------|-- entries -- dub -- receipt beside each result
+                                                                              '-- what a receipt says is done is left alone
 
-One bad film never stops the rest. The models stay loaded. Knows no stages.
+One bad film never stops the rest. The models stay loaded, and all languages of a film use one analysis. A receipt is `begun` before its
+result appears and `done` after, both while the film's work folder is held: so a batch that was killed knows its own half-finished films,
+and of two batches over the same films each is dubbed by one, while the other puts it off, comes back at the end and finds it done. Knows
+no stages.
 """
 
 import json
+import os
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from glob import escape
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
+from glob import escape, glob, has_magic
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from musetalk_cli import __version__
-from musetalk_cli.errors import InputError, InterruptedRun, MusetalkError, UsageError
+from musetalk_cli.config import DubConfig, Runtime
+from musetalk_cli.errors import InputError, InterruptedRun, MusetalkError, RetryableError, UsageError
+from musetalk_cli.executor import Executor
 from musetalk_cli.jobs import After, Existing, Parts, dub_film, plan_jobs
 from musetalk_cli.languages import ISO_639_2
-from musetalk_cli.session import Place, Voice, as_faults
+from musetalk_cli.session import Place, Session, Voice, as_faults
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
+from musetalk_cli.store import is_url
 from musetalk_cli.suffixes import FILMS, SOUNDS
 from musetalk_cli.targets import exists_error
 from musetalk_cli.types import DubJob
@@ -33,11 +42,12 @@ RECEIPT = ".receipt.json"
 OWN_KEYS = frozenset({"film", "audio", "output", "cast", "mix"})
 NOT_OF_A_FILM = frozenset({"device", "batch_size", "weights"})  # of the machine
 SETTINGS = {field.name: field for field in fields(Choices) if field.name not in NOT_OF_A_FILM}
+STATUSES = ("done", "done before", "failed", "put off")
 MANIFEST_CURE = (
     "give 'film', 'audio' (a path, a list, or {language = path}), and 'output', 'cast', 'mix' or settings of dub where needed"
 )
 
-Status = Literal["done", "done before", "failed"]
+Status = Literal["done", "done before", "failed", "put off"]  # put off: another run is at it, or a connection was lost
 
 
 class Entry(NamedTuple):
@@ -53,10 +63,10 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a film. Beside each result that was made it lies as {result}.receipt.json."""
+    """What became of a film. Beside each result it lies as {result}.receipt.json, also where the result failed."""
 
     film: str
-    status: Status
+    status: Status | Literal["begun"]
     outputs: tuple[str, ...] = ()
     seconds: float = 0.0
     exit_code: int = 0
@@ -75,24 +85,30 @@ class Batch:
 
     @property
     def failed(self) -> int:
-        return sum(receipt.status == "failed" for receipt in self.receipts)
+        return self._count("failed")
+
+    @property
+    def put_off(self) -> int:
+        return self._count("put off")
 
     def as_json(self) -> dict[str, object]:
-        counts = {
-            status: sum(receipt.status == status for receipt in self.receipts) for status in ("done", "done before", "failed")
-        }
-        return {"counts": counts, "films": [asdict(receipt) for receipt in self.receipts]}
+        return {"counts": {status: self._count(status) for status in STATUSES}, "films": [asdict(one) for one in self.receipts]}
 
     def lines(self) -> list[str]:
-        """A line a film, and a sum."""
-        wide = max((len(Path(receipt.film).name) for receipt in self.receipts), default=0)
+        """A table with a line a film, and a sum."""
+        names = _names([Path(one.film) for one in self.receipts])
+        states = [f"{one.status} ({one.exit_code})" if one.exit_code else one.status for one in self.receipts]
+        wide, broad = (max(map(len, texts), default=0) for texts in (names, states))
         rows = [
-            f"{Path(one.film).name:{wide}}  {one.status:11}  {one.seconds:8.1f} s  {one.message or ', '.join(Path(o).name for o in one.outputs)}"
-            for one in self.receipts
+            f"{name:{wide}}  {state:{broad}}  {one.seconds:8.1f} s  {one.message or ', '.join(Path(o).name for o in one.outputs)}"
+            for name, state, one in zip(names, states, self.receipts, strict=True)
         ]
-        made = sum(receipt.status == "done" for receipt in self.receipts)
-        before = len(self.receipts) - made - self.failed
-        return [*rows, f"{len(self.receipts)} films: {made} done, {before} done before, {self.failed} failed"]
+        off = f", {self.put_off} put off" if self.put_off else ""
+        counts = f"{self._count('done')} done, {self._count('done before')} done before, {self.failed} failed{off}"
+        return [*rows, f"{len(rows)} films: {counts}"]
+
+    def _count(self, status: str) -> int:
+        return sum(one.status == status for one in self.receipts)
 
 
 class Plan(NamedTuple):
@@ -102,50 +118,95 @@ class Plan(NamedTuple):
     audio: tuple[str, ...] = ()  # [LANG=]PATTERN, {stem} in it; for films that no manifest names
     output: Path | None = None  # a folder; None: beside each film
     existing: Existing = Existing()
-    work_dir: Path | None = None
+    work_dir: Path | None = None  # of all films, each in a folder of its own
+    keep: bool = False  # work folders in the cache
+    fresh: bool = False  # forget what earlier runs finished, results too
+    store: str = ""  # see session.Place
+    lang: str = ""  # of voices that do not say it
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all films of a batch have in common. begun, taken: what this batch has got to so far."""
+
+    plan: Plan
+    choices: Choices
+    voice: Voice
+    after: After | None
+    executor: Executor | None
+    begun: set[Path] = field(default_factory=set)  # work folders that were opened
+    taken: dict[Path, Entry] = field(default_factory=dict)  # by output
 
 
 def run_batch(
-    plan: Plan, choices: Choices, voice: Voice, after: After | None = None, told: Callable[[str], None] = print
+    plan: Plan,
+    choices: Choices,
+    voice: Voice,
+    after: After | None = None,
+    told: Callable[[str], None] = print,
+    executor: Executor | None = None,
 ) -> Batch:
-    """Every entry, in order. told: gets a line before each film. Raises UsageError and InputError for what no film is behind; MissingError
-    where the model of the batch is not there; InterruptedRun after a signal, when the film in hand has stopped."""
+    """Every entry, in order; those that another run is at once more when the others are through.
+
+    told: gets a line before each film. executor: as of `dub_film`. Raises UsageError and InputError for what no film is behind;
+    MissingError where the model of the batch is not there; InterruptedRun after a signal, when the film in hand has stopped.
+    """
     entries = read_entries(plan)
-    model = repr(dub_config(choices, choose_runtime(choices)).model)
-    receipts: list[Receipt] = []
-    for number, entry in enumerate(entries, 1):
-        told(f"batch: {number} of {len(entries)}, {entry.film}")
-        began = time.monotonic()
-        try:
-            receipts.append(_one(entry, plan, choices, voice, after, model))
-        except InterruptedRun:
-            raise
-        except MusetalkError as error:
-            spent = round(time.monotonic() - began, 1)
-            receipts.append(Receipt(str(entry.film), "failed", (), spent, error.exit_code, error.fact, error.cure))
-            told(f"batch: {entry.film} failed: {error.fact}")
-    return Batch(tuple(receipts))
+    _model_of(choices)
+    shared = Shared(plan, choices, voice, after, executor)
+    receipts: dict[int, Receipt] = {}
+    for _ in range(2):
+        for number in [n for n in range(len(entries)) if n not in receipts or receipts[n].status == "put off"]:
+            told(f"batch: {number + 1} of {len(entries)}, {entries[number].film}")
+            made = receipts[number] = _one(entries[number], entries[number + 1 :], shared)
+            if made.exit_code:
+                told(f"batch: {entries[number].film} {made.status}: {made.message}")
+    return Batch(tuple(receipts[number] for number in range(len(entries))))
+
+
+def undone(plan: Plan, choices: Choices) -> list[tuple[list[DubJob], Choices, Place]]:
+    """What a batch would work on now, film by film; those that would fail at once are left out. Raises what `read_entries` does."""
+    shared = Shared(plan, choices, Voice(quiet=True), None, None)
+    found = []
+    for entry in read_entries(plan):
+        with suppress(MusetalkError), as_faults():
+            jobs = [job for job in _jobs(entry, shared) if not _Order(entry, job, shared).is_done()]
+            if jobs:
+                found.append((jobs, _mine(entry, shared), _place(entry.film, plan)))
+    return found
 
 
 def read_entries(plan: Plan) -> list[Entry]:
-    """Folders give their films by name, without what a batch itself has made; manifests their lines."""
+    """Folders give their films by name, patterns what they match, without what a batch itself has made; manifests their lines."""
     found = [entry for path in plan.paths for entry in _entries(path, plan)]
     if not found:
         raise UsageError("no film in it", "give films, a folder of films, or a manifest", thing=", ".join(map(str, plan.paths)))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _entries(path: Path, plan: Plan) -> Iterator[Entry]:
     if path.is_dir():
-        for film in sorted(path.iterdir()):
-            if film.suffix.lower() in FILMS and not film.name.startswith(".") and not receipt_of(film).exists():
-                yield _by_voices(film, plan)
-    elif not path.exists():
-        raise InputError(f"{path}: there is no such file or folder", "check the path")
-    elif path.suffix.lower() in MANIFESTS:
+        yield from _by_voices_each((film for film in path.iterdir() if not film.name.startswith(".")), plan)
+    elif path.suffix.lower() in MANIFESTS and path.exists():
         yield from _manifest(path)
+    elif has_magic(str(path)) and not path.exists():  # quoted, or the shell found nothing for it
+        matched = [Path(text) for text in glob(str(path), recursive=True)]
+        if not matched:
+            raise InputError(f"{path}: nothing matches", "check the pattern")
+        for manifest in sorted(one for one in matched if one.suffix.lower() in MANIFESTS):
+            yield from _manifest(manifest)
+        yield from _by_voices_each(matched, plan)
+    elif path.exists() or path.suffix.lower() in FILMS:  # a film that is gone fails in its turn, and stops no other
+        if not receipt_of(path).exists():
+            yield _by_voices(path, plan)
     else:
-        yield _by_voices(path, plan)
+        raise InputError(f"{path}: there is no such file or folder", "check the path")
+
+
+def _by_voices_each(paths: Iterable[Path], plan: Plan) -> Iterator[Entry]:
+    for film in sorted(path for path in paths if path.suffix.lower() in FILMS and not path.is_dir()):
+        if not receipt_of(film).exists():
+            yield _by_voices(film, plan)
 
 
 def _by_voices(film: Path, plan: Plan) -> Entry:
@@ -190,6 +251,8 @@ def _entry(line: Any, path: Path, number: int) -> Entry:
 
     if not isinstance(line, dict) or not isinstance(line.get("film"), str) or not line["film"]:
         raise bad("names no film")
+    if is_url(line["film"]):
+        raise bad(f"{line['film']} is a URL: films and voices are files here, fetch it first")
     settings = {name.replace("-", "_"): value for name, value in line.items() if name not in OWN_KEYS}
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -233,32 +296,126 @@ def _voices(given: Any, path: Path, bad: Callable[[str], InputError]) -> Iterato
         yield f"{language}={path.parent / voice}" if equals else str(path.parent / text)
 
 
-def _one(entry: Entry, plan: Plan, choices: Choices, voice: Voice, after: After | None, model: str) -> Receipt:
-    with as_faults():
-        fingerprint(entry.film)
-        if not entry.audio and entry.cast is None:
-            cure = "lay {stem}.{language}.wav beside it, or give --audio LANG=PATTERN with {stem} in it"
-            raise UsageError("there is no voice for it", cure, thing=str(entry.film))
-        mine = replace(choices, **dict(entry.settings))
-        place, output = _place(entry.film, plan), entry.output or plan.output
-        jobs = plan_jobs(entry.film, entry.audio, output, "", Existing(overwrite=True), place, Parts(entry.cast, entry.bed))
-        todo = [job for job in jobs if not _is_done(job, _made_of(job, mine, model), plan.existing)]
-        began = time.monotonic()
-        if todo:
-            dub_film(todo, mine, place, voice, Existing(overwrite=True), after)
-        spent = round(time.monotonic() - began, 1) if todo else 0.0
-        for job in todo:
-            _write(
-                Receipt(
-                    str(entry.film),
-                    "done",
-                    (str(job.output),),
-                    spent,
-                    made_of=_made_of(job, mine, model),
-                    result=fingerprint(job.output),
-                )
-            )
-        return Receipt(str(entry.film), "done" if todo else "done before", tuple(str(job.output) for job in jobs), spent)
+def _one(entry: Entry, later: Sequence[Entry], shared: Shared) -> Receipt:
+    """What became of it. Raises InterruptedRun alone."""
+    began = time.monotonic()
+    try:
+        with as_faults():
+            outputs, made = _dub(entry, later, shared)
+    except InterruptedRun:
+        raise
+    except MusetalkError as error:
+        status: Status = "put off" if isinstance(error, RetryableError) else "failed"
+        return Receipt(str(entry.film), status, (), _since(began), error.exit_code, error.fact, error.cure)
+    return Receipt(str(entry.film), "done" if made else "done before", outputs, _since(began) if made else 0.0)
+
+
+def _dub(entry: Entry, later: Sequence[Entry], shared: Shared) -> tuple[tuple[str, ...], int]:
+    """All its outputs, and how many of them were made now."""
+    jobs = _jobs(entry, shared)
+    orders = [_Order(entry, job, shared) for job in jobs]
+    todo = {order.job.output: order for order in orders if not order.is_done()}
+    if todo:
+        keep = shared.plan.keep or any(one.film == entry.film and _is_wanted(one, shared) for one in later)
+        place = _place(entry.film, shared.plan)
+        folder = place.folder(entry.film)
+        place = replace(place, keep=keep, fresh=shared.plan.fresh and folder not in shared.begun)
+        shared.begun.add(folder)
+
+        def finish(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> None:
+            todo[job.output].finish(session, config, runtime)
+
+        try:
+            mine = _mine(entry, shared)
+            given = (mine, place, shared.voice, Existing(overwrite=True), finish, shared.executor)
+            dub_film([order.job for order in todo.values()], *given, wanted=lambda job: todo[job.output].begin())
+        except MusetalkError as error:
+            if not isinstance(error, InterruptedRun | RetryableError):
+                for order in todo.values():
+                    order.fail(error)
+            raise
+    return tuple(str(job.output) for job in jobs), sum(order.made for order in todo.values())
+
+
+def _jobs(entry: Entry, shared: Shared) -> list[DubJob]:
+    """Raises UsageError where it has no voice, or another film of the batch is written to the same place."""
+    fingerprint(entry.film)
+    if not entry.audio and entry.cast is None:
+        cure = "lay {stem}.{language}.wav beside it, or give --audio LANG=PATTERN with {stem} in it"
+        raise UsageError("there is no voice for it", cure, thing=str(entry.film))
+    plan, output = shared.plan, entry.output or shared.plan.output
+    parts, place = Parts(entry.cast, entry.bed), _place(entry.film, shared.plan)
+    jobs = plan_jobs(entry.film, entry.audio, output, plan.lang, Existing(overwrite=True), place, parts)
+    for job in jobs:
+        other = shared.taken.setdefault(job.output.absolute(), entry)
+        if other != entry:
+            cure = "name another 'output' in a manifest, or leave out -o"
+            raise UsageError(f"this batch puts {other.film} there", cure, thing=str(job.output))
+    return jobs
+
+
+class _Order:
+    """A result to be made, and its receipt."""
+
+    def __init__(self, entry: Entry, job: DubJob, shared: Shared) -> None:
+        self.job = job
+        self._film, self._plan, self._after = str(entry.film), shared.plan, shared.after
+        self._made_of = _made_of(job, _mine(entry, shared))
+        self._began = time.monotonic()
+        self.made = False
+
+    def is_done(self) -> bool:
+        """Raises OutputExistsError for a file that is there and is not what this batch makes, unless `existing` says what to do then."""
+        output, existing = self.job.output, self._plan.existing
+        if not output.exists() or existing.overwrite:
+            return False
+        if existing.skip:
+            return True
+        receipt = _receipt(output)
+        if receipt is not None and receipt.made_of == self._made_of:
+            if receipt.status == "begun":  # killed between the result's appearing and the receipt
+                return False
+            if receipt.status == "done" and receipt.result == fingerprint(output):
+                return not self._plan.fresh
+        raise exists_error(output, "-y replaces it, -n leaves it")
+
+    def begin(self) -> bool:
+        """When the work folder is held: whether it is still to be made. Another batch may just have done so."""
+        if self.is_done():
+            return False
+        self._began = time.monotonic()
+        self._write(Receipt(self._film, "begun"))
+        return True
+
+    def finish(self, session: Session, config: DubConfig, runtime: Runtime) -> None:
+        """The result is there."""
+        if self._after is not None:
+            self._after(self.job, session, config, runtime)
+        self._write(Receipt(self._film, "done", seconds=_since(self._began), result=fingerprint(self.job.output)))
+        self.made = True
+
+    def fail(self, error: MusetalkError) -> None:
+        """It will not be there. A receipt of an earlier result that still is stays."""
+        receipt = _receipt(self.job.output)
+        if not self.made and (receipt is None or receipt.status != "done" or not self.job.output.exists()):
+            told = (error.exit_code, error.fact, error.cure)
+            self._write(Receipt(self._film, "failed", (), _since(self._began), *told))
+
+    def _write(self, receipt: Receipt) -> None:
+        _write(replace(receipt, outputs=(str(self.job.output),), made_of=self._made_of))
+
+
+def _is_wanted(entry: Entry, shared: Shared) -> bool:
+    """Whether a later entry will have something to do, as far as can be told now."""
+    try:
+        jobs = _jobs(entry, replace(shared, taken={}))
+        return not all(_Order(entry, job, shared).is_done() for job in jobs)
+    except MusetalkError:
+        return False
+
+
+def _mine(entry: Entry, shared: Shared) -> Choices:
+    return replace(shared.choices, **dict(entry.settings))
 
 
 def receipt_of(output: Path) -> Path:
@@ -266,36 +423,46 @@ def receipt_of(output: Path) -> Path:
     return output.with_name(output.name + RECEIPT)
 
 
-def _is_done(job: DubJob, made_of: str, existing: Existing) -> bool:
-    """Raises OutputExistsError for a file that is there and is not what this batch makes, unless `existing` says what to do then."""
-    if not job.output.exists() or existing.overwrite:
-        return False
-    if existing.skip:
-        return True
-    try:
-        read = json.loads(receipt_of(job.output).read_text(encoding="utf-8"))
-        if read["made_of"] == made_of and read["result"] == fingerprint(job.output):
-            return True
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no receipt of ours: then it is somebody's file
-    raise exists_error(job.output, "-y replaces it, -n leaves it")
-
-
-def _made_of(job: DubJob, choices: Choices, model: str) -> str:
+def _made_of(job: DubJob, choices: Choices) -> str:
     """Of film, voices, settings and model; not of paths or of the machine."""
     settings = {name: getattr(choices, name) for name in SETTINGS}
     read = (job.video, job.audio, *(path for _, path in job.voices), job.cast, job.bed)
     inputs = [fingerprint(path) for path in read if path is not None]
-    told = [__version__, settings, model, inputs, job.language, job.output.suffix]
+    told = [__version__, settings, _model_of(choices), inputs, job.language, job.output.suffix]
     return sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest()
 
 
+@lru_cache(maxsize=64)
+def _model_of(choices: Choices) -> str:
+    """The model by the content of its files. Raises MissingError where it is not there."""
+    return repr(dub_config(choices, choose_runtime(choices)).model)
+
+
 def _place(film: Path, plan: Plan) -> Place:
-    return Place() if plan.work_dir is None else Place(plan.work_dir / fingerprint(film)[:16])
+    return Place(None if plan.work_dir is None else plan.work_dir / fingerprint(film)[:16], store=plan.store)
+
+
+def _receipt(output: Path) -> Receipt | None:
+    try:
+        read = json.loads(receipt_of(output).read_text(encoding="utf-8"))
+        return Receipt(**{**read, "outputs": tuple(read["outputs"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none of ours
 
 
 def _write(receipt: Receipt) -> None:
     path = receipt_of(Path(receipt.outputs[0]))
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(asdict(receipt), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
+
+
+def _names(films: Sequence[Path]) -> list[str]:
+    """As short as tells them apart: below the folder that all are in."""
+    parents = [os.path.abspath(film.parent) for film in films]
+    root = os.path.commonpath(parents) if parents else ""
+    return [os.path.relpath(os.path.abspath(film), root) for film in films]

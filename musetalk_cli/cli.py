@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 from musetalk_cli import __version__, config
+from musetalk_cli.bench.cli import app as bench_app
 from musetalk_cli.config import MaskMode, Silence
 from musetalk_cli.errors import (
     InternalError,
@@ -23,11 +24,14 @@ from musetalk_cli.errors import (
     MusetalkError,
     PartialError,
     QualityGateError,
+    RetryableError,
     UsageError,
 )
 from musetalk_cli.evaluation.cli import app as evaluation_app
+from musetalk_cli.farm_cli import mount as mount_farm
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.report.cli import app as report_app
+from musetalk_cli.store import is_url
 from musetalk_cli.study.cli import study_app
 from musetalk_cli.training.cli import app as training_app
 from musetalk_cli.training.train_cli import train_app
@@ -50,6 +54,7 @@ app.add_typer(report_app)
 app.add_typer(evaluation_app)
 app.add_typer(study_app)
 app.add_typer(train_app)
+app.add_typer(bench_app)
 
 
 def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
@@ -60,6 +65,8 @@ def _path(text: str) -> Path:
     """A path that somebody wrote: an unset variable of a script must not mean the current folder."""
     if not text:
         raise typer.BadParameter("its path is empty")
+    if is_url(text):
+        raise typer.BadParameter("is a URL: films, voices and results are files here; fetch it first")
     return Path(text)
 
 
@@ -84,6 +91,21 @@ Precision = Annotated[
     Literal["auto", "fp32", "fp16", "bf16"],
     _option("--precision", env="PRECISION", help="auto: fp16 on CUDA, bf16 on a CPU that has matrix tiles, else fp32."),
 ]
+Gpus = Annotated[
+    str, _option("--gpus", env="GPUS", metavar="0,1|all", help="A process on each of these GPUs, shots shared among them.")
+]
+Workers = Annotated[
+    int, _option("--workers", env="WORKERS", min=0, metavar="N", help="Shots shared among so many processes on one device.")
+]
+ExecutorName = Annotated[
+    Literal["local", "ray"], _option("--executor", env="EXECUTOR", help="ray: shots shared among the machines of a Ray cluster.")
+]
+RayAddress = Annotated[
+    str,
+    _option(
+        "--ray-address", env="RAY_ADDRESS", metavar="auto|local|HOST:PORT", help="auto: the cluster that this machine is part of."
+    ),
+]
 Exact = Annotated[
     bool,
     _option("--exact/--fast", env="EXACT", help="The same bits whatever the batch, in fp32 unless --precision says otherwise."),
@@ -96,8 +118,10 @@ Crf = Annotated[
     float | None, _option("--crf", env="CRF", help="Quality; lower is better, 0 is lossless. Default: visually lossless.")
 ]
 Preset = Annotated[
-    Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"],
-    _option("--preset", env="PRESET", metavar="NAME", help="The encoder's pace: ultrafast to veryslow."),
+    Literal["auto", "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"],
+    _option(
+        "--preset", env="PRESET", metavar="NAME", help="The encoder's pace, in x264's words; auto is fast and keeps files small."
+    ),
 ]
 Chunk = Annotated[
     float, _option("--chunk", env="CHUNK", min=0.1, metavar="SECONDS", help="Longest piece; memory and lost work follow it.")
@@ -192,6 +216,15 @@ WorkDir = Annotated[
         "--work-dir", env="WORK_DIR", metavar="DIR", help="Work folder, kept. Default: one in the cache, by the film's content."
     ),
 ]
+StoreUrl = Annotated[
+    str,
+    _option(
+        "--store",
+        env="STORE",
+        metavar="URL",
+        help="Keep results there too, by fsspec (s3://BUCKET/PREFIX, gs://...): runs on other machines find them.",
+    ),
+]
 Keep = Annotated[bool, _option("--keep", env="KEEP", help="Keep the work folder after delivery: the next language is quicker.")]
 Fresh = Annotated[bool, _option("--fresh", env="FRESH", help="Forget what earlier runs finished.")]
 Progress = Annotated[ProgressMode, _option("--progress", env="PROGRESS", help="What stderr shows; run.jsonl is always written.")]
@@ -199,6 +232,14 @@ Json = Annotated[bool, _option("--json", help="One JSON object on stdout, errors
 Quiet = Annotated[bool, _option("-q", "--quiet", help="Errors only.")]
 Verbose = Annotated[bool, _option("-v", "--verbose", help="Every step, and tracebacks.")]
 
+
+DryRun = Annotated[
+    bool,
+    _option(
+        "--dry-run",
+        help="Dub a few frames alone, and tell the time and disk that all of it takes. Exits 9 where the disk is short.",
+    ),
+]
 
 SIGINT_CODE = 128 + signal.SIGINT
 
@@ -290,25 +331,32 @@ def dub(
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
-    preset: Preset = "veryfast",
+    preset: Preset = "auto",
     chunk: Chunk = 10.0,
     device: Device = "auto",
     batch_size: Batch = "auto",
     precision: Precision = "auto",
     exact: Exact = False,
+    gpus: Gpus = "",
+    workers: Workers = 0,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "auto",
     report: Report = True,
     fail_under: FailUnder = None,
     overwrite: Overwrite = False,
     skip_existing: Skip = False,
     work_dir: WorkDir = None,
+    store: StoreUrl = "",
     keep: Keep = False,
     fresh: Fresh = False,
+    dry_run: DryRun = False,
     progress: Progress = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
+    from musetalk_cli.executor import Hands, hired
     from musetalk_cli.jobs import Existing, Parts, dub_film, plan_jobs
     from musetalk_cli.report.command import Reports
     from musetalk_cli.session import Place, Voice
@@ -337,12 +385,16 @@ def dub(
         copy=copy,
         original_audio=original_audio,
     )
-    if fail_under is not None and not report:
-        raise UsageError("needs a report", "leave out --no-report", thing="--fail-under")
-    place, existing = Place(work_dir, keep, fresh), Existing(overwrite, skip_existing)
+    _check_gate(fail_under, report=report)
+    place, existing = Place(work_dir, keep, fresh, store), Existing(overwrite, skip_existing)
     jobs = plan_jobs(film, audio or [], output, lang, existing, place, Parts(cast, mix))
+    asked = Hands(gpus, workers, executor, ray_address)
+    if dry_run:
+        return _predict_jobs(jobs, choices, place, asked, existing, report=report, as_json=as_json)
     reports = Reports()
-    done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing, reports.add if report else None)
+    after = reports.add if report else None
+    with hired(asked) as hands:
+        done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing, after, hands)
     films = {
         "outputs": [str(film.output) for film in done],
         "films": [film.as_json() for film in done],
@@ -353,11 +405,18 @@ def dub(
         _gate(reports.check, fail_under, as_json=as_json)
 
 
+mount_farm(app, dub)
+
+
 @app.command()
 def batch(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", parser=_path, help="Films, folders of films, or manifests (.toml, .jsonl)."),
+        typer.Argument(
+            metavar="PATH...",
+            parser=_path,
+            help="Films, folders of films, quoted patterns ('films/**/*.mp4'), or manifests (.toml, .jsonl).",
+        ),
     ],
     audio: Annotated[
         list[str] | None,
@@ -371,26 +430,41 @@ def batch(
         Path | None,
         _option("-o", "--output", metavar="DIR", parser=_path, help="Folder of the results. Default: beside each film."),
     ] = None,
+    lang: Lang = "",
     model: Model = "auto",
     weights: Weights = None,
     face: Face = "largest",
+    parsing_mode: Parsing = None,
     silence: SilencePolicy = "auto",
+    max_yaw: MaxYaw = 60.0,
+    min_face: MinFace = 32,
+    occlusion: Occlusion = 0.5,
+    fade: Fade = 0.12,
+    steady: Steady = 1.0,
     length: Length = "keep",
     original_audio: OriginalAudio = True,
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
-    preset: Preset = "veryfast",
+    preset: Preset = "auto",
     chunk: Chunk = 10.0,
     device: Device = "auto",
     batch_size: Batch = "auto",
     precision: Precision = "auto",
     exact: Exact = False,
+    gpus: Gpus = "",
+    workers: Workers = 0,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "auto",
     report: Report = True,
     fail_under: FailUnder = None,
     overwrite: Overwrite = False,
     skip_existing: Skip = False,
     work_dir: WorkDir = None,
+    store: StoreUrl = "",
+    keep: Keep = False,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
     progress: Progress = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -398,9 +472,11 @@ def batch(
 ) -> None:
     """Dub many films: one bad one never stops the rest, and what a receipt beside a result says is done is left alone.
 
-    A summary ends stdout. Exits 8 where a film failed, else 7 where a report's score is under --fail-under.
+    A summary ends stdout. Exits 8 where a film failed, else 75 where another run is at one, else 7 where a report's score is under
+    --fail-under.
     """
     from musetalk_cli.batch import Plan, run_batch
+    from musetalk_cli.executor import Hands, hired
     from musetalk_cli.jobs import Existing
     from musetalk_cli.report.command import Reports
     from musetalk_cli.session import Voice
@@ -410,6 +486,7 @@ def batch(
         model=model,
         weights=weights,
         face=face,
+        parsing_mode=parsing_mode,
         batch_size=batch_size,
         device=device,
         precision=precision,
@@ -420,18 +497,27 @@ def batch(
         chunk=chunk,
         length=length,
         silence=silence,
+        max_yaw=max_yaw,
+        occlusion=occlusion,
+        fade=fade,
+        min_face=min_face,
+        steady=steady,
         copy=copy,
         original_audio=original_audio,
     )
-    if fail_under is not None and not report:
-        raise UsageError("needs a report", "leave out --no-report", thing="--fail-under")
+    _check_gate(fail_under, report=report)
     reports = Reports()
-    plan = Plan(tuple(paths), tuple(audio or ()), output, Existing(overwrite, skip_existing), work_dir)
+    plan = Plan(tuple(paths), tuple(audio or ()), output, Existing(overwrite, skip_existing), work_dir, keep, fresh, store, lang)
+    asked = Hands(gpus, workers, executor, ray_address)
+    if dry_run:
+        return _predict_batch(plan, choices, asked, report=report, as_json=as_json)
     told = (lambda line: None) if quiet or progress in ("none", "jsonl") else (lambda line: typer.echo(line, err=True))
-    done = run_batch(plan, choices, Voice(progress, quiet, verbose), reports.add if report else None, told)
+    after = reports.add if report else None
+    with hired(asked) as hands:
+        done = run_batch(plan, choices, Voice(progress, quiet, verbose), after, told, hands)
     _answer({**done.as_json(), "reports": reports.as_json()} if as_json else done.lines())
-    if done.failed:
-        raise typer.Exit(PartialError.exit_code)
+    if done.failed or done.put_off:
+        raise typer.Exit(PartialError.exit_code if done.failed else RetryableError.exit_code)
     if fail_under is not None:
         _gate(reports.check, fail_under, as_json=as_json)
 
@@ -521,7 +607,7 @@ def status(
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
-    preset: Preset = "veryfast",
+    preset: Preset = "auto",
     chunk: Chunk = 10.0,
     work_dir: WorkDir = None,
     as_json: Json = False,
@@ -553,34 +639,6 @@ def status(
     )
     job = job_to_rehearse(film, audio or [], Parts(cast, mix))
     found = standing(film, Place(work_dir), choices if why else None, job)
-    _answer(found.as_json() if as_json else found.lines())
-
-
-@app.command()
-def bench(
-    film: Film,
-    audio: Annotated[
-        Path | None, _option("--audio", metavar="PATH", parser=_path, help="A voice. Default: the film's own sound.")
-    ] = None,
-    model: Model = "auto",
-    weights: Weights = None,
-    device: Device = "auto",
-    batch_size: Batch = "auto",
-    precision: Precision = "auto",
-    exact: Exact = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Frames a second of every stage, by dubbing FILM."""
-    from musetalk_cli.bench import bench_film
-    from musetalk_cli.settings import Choices
-
-    found = bench_film(
-        film,
-        audio or film,
-        Choices(model, weights, device=device, batch_size=batch_size, precision=precision, exact=exact),
-        quiet=quiet,
-    )
     _answer(found.as_json() if as_json else found.lines())
 
 
@@ -643,6 +701,27 @@ def weights_path(weights: Weights = None) -> None:
     from musetalk_cli.weights import folder
 
     _answer(folder(weights))
+
+
+def _check_gate(fail_under: float | None, *, report: bool) -> None:
+    if fail_under is not None and not report:
+        raise UsageError("needs a report", "leave out --no-report", thing="--fail-under")
+
+
+def _predict_jobs(*asked: Any, report: bool, as_json: bool) -> None:
+    """`dub --dry-run`."""
+    from musetalk_cli.predict import predict_jobs
+
+    found = predict_jobs(*asked, report=report)
+    _answer(found.as_json() if as_json else found.lines())
+
+
+def _predict_batch(*asked: Any, report: bool, as_json: bool) -> None:
+    """`batch --dry-run`."""
+    from musetalk_cli.predict import predict_batch
+
+    found = predict_batch(*asked, report=report)
+    _answer(found.as_json() if as_json else found.lines())
 
 
 def _gate(check: Callable[[float], None], least: float, *, as_json: bool) -> None:

@@ -86,7 +86,7 @@ class MaskConfig:
 class BlendConfig:
     codec: str = "auto"  # auto: the film's own, where the container holds it and an encoder keeps the picture
     crf: float | None = None  # None: the codec's visually lossless setting; 0: lossless
-    preset: str = "veryfast"  # x264's names; at this quality slower ones take 3 to 5 times as long for a few per cent of size
+    preset: str = "auto"  # or x264's names; at this quality slower ones take 3 to 5 times as long for a few per cent of size
     reordering: int | None = (
         None  # frames that the encoder may hold back, where the film's own packets stand beside its; None: any
     )
@@ -164,6 +164,6 @@ class Runtime:
 
     device: str = "cpu"  # a torch device
     batch_size: int = 0  # rows; 0: found from memory
-    threads: int = 0  # torch threads; 0: all cores
+    workers: int = 0  # shots at once, in threads over one loaded model; 0: found from the device and the cores
     weights: Path | None = None  # folder of pulled weights
     model: Path | None = None  # folder of a model that `musetalk train` made; its weights are named in ModelConfig

@@ -87,15 +87,23 @@ class Placement(NamedTuple):
             x1, y1, x2, y2 = self.box
             cut = picture[y1 - top : y2 - top, x1 - left : x2 - left]
             return np.asarray(cv2.resize(cut, grid, interpolation=how))
-        matrix = self.to_film(grid)
-        shrinks = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))  # source pixels a cell
-        sigma = 0.5 * np.sqrt(max(shrinks**2 - 1, 0))  # half a pixel of blur before makes half a cell after
+        matrix, sigma = self._shrunk(grid)
         matrix[:, 2] -= left, top
-        x1, y1, x2, y2 = self._moved(-left, -top)._reach((picture.shape[1], picture.shape[0]), TAPS + ceil(3 * sigma))
+        x1, y1, x2, y2 = self._moved(-left, -top).seen((picture.shape[1], picture.shape[0]), grid)
         cut = picture[y1:y2, x1:x2]
         if sigma > 0.1:
             cut = cv2.GaussianBlur(cut, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
         return _warped(cut, _of_middles(matrix, (0, 0), (x1, y1)), grid, how)
+
+    def seen(self, size: tuple[int, int], grid: tuple[int, int]) -> tuple[int, int, int, int]:
+        """x1 y1 x2 y2 of the part of a frame of this size (width, height) that `taken` looks at for this grid."""
+        return self._reach(size, TAPS + ceil(3 * self._shrunk(grid)[1])) if self.roll else self.region(size)
+
+    def _shrunk(self, grid: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
+        """The map from the grid to source pixels, and sigma of the blur that has to come before."""
+        matrix = self.to_film(grid)
+        shrinks = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))  # source pixels a cell
+        return matrix, float(0.5 * np.sqrt(max(shrinks**2 - 1, 0)))  # half a pixel of blur before makes half a cell after
 
     def laid(self, crop: NDArray[Any], region: tuple[int, int, int, int], *, how: int = cv2.INTER_LANCZOS4) -> NDArray[Any]:
         """A picture of the box, of any size, back onto a region of the film x1 y1 x2 y2 -> (y2 - y1, x2 - x1, ...).

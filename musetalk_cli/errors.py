@@ -15,6 +15,7 @@ MusetalkError
 """
 
 import signal
+from typing import Any
 
 
 class MusetalkError(Exception):
@@ -36,6 +37,16 @@ class MusetalkError(Exception):
 
     def __str__(self) -> str:
         return f"{self.fact}; {self.cure}" if self.cure else self.fact
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It crosses from one process to another as it is, whatever its class takes to be made."""
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type["MusetalkError"], args: tuple[Any, ...], state: dict[str, Any]) -> "MusetalkError":
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class InternalError(MusetalkError):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from musetalk_cli.cast_map import check_known, read_cast, with_voices
 from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import UsageError
+from musetalk_cli.executor import Executor
 from musetalk_cli.languages import ISO_639_2, three_letters
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_crf, choose_runtime, dub_config, for_job
@@ -131,12 +132,15 @@ def dub_film(
     voice: Voice,
     existing: Existing,
     after: After | None = None,
+    executor: Executor | None = None,
+    wanted: Callable[[DubJob], bool] | None = None,
 ) -> list[Delivered]:
     """Dub them one after another over one analysis; returns the films, those that were there and may stay included.
 
     An output that is byte for byte what these settings made before is done: so a run over several languages can be stopped and
     called again. Raises OutputExistsError for any other that is there, unless `existing` says what to do then. after: called for each
-    film that is there as these settings make it, just now or before.
+    film that is there as these settings make it, just now or before. executor: who works on the shots, if not this process; with it
+    those of all voices are worked on together. wanted: asked of each job when the work folder is held, whether it is still to be done.
     """
     made: dict[Path, Delivered] = {}
     todo = [job for job in jobs if not (existing.skip and job.output.exists())]
@@ -147,12 +151,16 @@ def dub_film(
         runtime = choose_runtime(choices)
         config = dub_config(choices, runtime)
         with open_session(todo[0].video, place, voice) as session:
+            if wanted is not None:
+                todo = [job for job in todo if wanted(job)]
             undone = _undone(todo, session, config, runtime, existing)
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
+            if executor is not None and len(undone) > 1:
+                _make_shots(undone, session, config, runtime, executor)
             for job in todo:
                 if job in undone:
-                    made[job.output] = _dub(job, session, for_job(config, job), runtime)
+                    made[job.output] = _dub(job, session, for_job(config, job), runtime, executor)
                 if after is not None:
                     after(job, session, for_job(config, job), runtime)
     return [made.get(job.output, Delivered(job.output)) for job in jobs]
@@ -239,8 +247,14 @@ def _open_inputs(jobs: Sequence[DubJob]) -> None:
             next(speech_blocks(path, SPEECH_HZ), None)
 
 
-def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime) -> Delivered:
+def _make_shots(jobs: Sequence[DubJob], session: Session, config: DubConfig, runtime: Runtime, executor: Executor) -> None:
+    from musetalk_cli.pipeline import Run, make_shots
+
+    make_shots(jobs, [Run(job.video, for_job(config, job), runtime, session.work, session.events, executor) for job in jobs])
+
+
+def _dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime, executor: Executor | None) -> Delivered:
     from musetalk_cli.pipeline import dub, told_of_shot
 
-    told = dub(job, config=config, runtime=runtime, work=session.work, events=session.events)
+    told = dub(job, config=config, runtime=runtime, work=session.work, events=session.events, executor=executor)
     return Delivered(job.output, tuple(told_of_shot(shot) for shot in told.decisions), told.cut.frames_copied)

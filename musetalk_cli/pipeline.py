@@ -16,7 +16,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from hashlib import sha256
@@ -33,13 +34,15 @@ from musetalk_cli.casting import (
     choose_like,
     name_persons,
 )
-from musetalk_cli.config import DubConfig, Runtime
-from musetalk_cli.errors import NoFaceError, UsageError
+from musetalk_cli.config import DubConfig, FacesConfig, Runtime
+from musetalk_cli.errors import InputError, NoFaceError, UsageError
+from musetalk_cli.executor import Executor, Serial, executor_for
 from musetalk_cli.media.encoders import choose_encoder
+from musetalk_cli.models import preload_family
 from musetalk_cli.models.family import TOKENS_PER_SECOND
 from musetalk_cli.people import find_persons
 from musetalk_cli.pieces import Cut, cut_film
-from musetalk_cli.progress import Events
+from musetalk_cli.progress import MS_A_FRAME, Events
 from musetalk_cli.stages.s1_demux import demux
 from musetalk_cli.stages.s1_lengthen import LengthenConfig, lengthen
 from musetalk_cli.stages.s2_decide import decide
@@ -50,7 +53,22 @@ from musetalk_cli.stages.s4_inference import inference
 from musetalk_cli.stages.s5_blend import blend
 from musetalk_cli.stages.s5_sound import Channels, sound
 from musetalk_cli.stages.s6_remux import Copies, check_deliverable, remux
-from musetalk_cli.types import Decisions, DubJob, Faces, Film, Outcome, Segment, Shot, Source, Speech, Verdict
+from musetalk_cli.types import (
+    Decisions,
+    DubJob,
+    Faces,
+    Film,
+    Masks,
+    Mouths,
+    Outcome,
+    Segment,
+    Shot,
+    Source,
+    Speech,
+    Stretch,
+    Verdict,
+    Voicing,
+)
 from musetalk_cli.work import Ref, Work, fingerprint, sync
 
 
@@ -63,6 +81,7 @@ class Run:
     runtime: Runtime
     work: Work
     events: Events
+    executor: Executor = field(default_factory=Serial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +93,15 @@ class Told:
     cut: Cut
 
 
-def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events: Events) -> Told:
-    """Dub one film; what was decided of each shot. Raises NoFaceError where no frame has a usable face; what is finished is kept and found by the next run."""
+def dub(
+    job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events: Events, executor: Executor | None = None
+) -> Told:
+    """Dub one film; what was decided of each shot. executor: where its shots are worked on, if not as `runtime` says.
+
+    Raises NoFaceError where no frame has a usable face; what is finished is kept and found by the next run.
+    """
     began = time.monotonic()
-    made, told = make(job, Run(job.video, config, runtime, work, events))
+    made, told = make(job, Run(job.video, config, runtime, work, events, executor or executor_for(config.model, runtime)))
     output = deliver(made.load().path, job.output)
     events.emit("run.done", output=output, seconds=round(time.monotonic() - began, 1), **_summary(told))
     return told
@@ -85,41 +109,118 @@ def dub(job: DubJob, *, config: DubConfig, runtime: Runtime, work: Work, events:
 
 def make(job: DubJob, run: Run) -> tuple[Ref[Film], Told]:
     """Every step up to the finished film in the work folder."""
-    do = partial(run.work.do, runtime=run.runtime)
-    own = do(demux, job.video, config=run.config.demux, unit="film")
+    opened = open_job(job, run)
+    settled = settle(opened, find_faces(opened.own, run, opened.source), run)
+    segments = [segment for shot in run.executor.map(settled.errands, run.work, run.runtime) for segment in shot]
+    return finish(settled, segments, run), settled.told
+
+
+def make_shots(jobs: Sequence[DubJob], runs: Sequence[Run]) -> None:
+    """The shots of several voices of one film, all at once: nobody waits for the last shot of one voice before the first of the next.
+    What is finished here is found when each job is dubbed. runs: of each job, over the same executor.
+
+    A job that cannot be dubbed is passed over: it is told when its turn comes.
+    """
+    run = runs[0]
+    for job, of_job in zip(jobs, runs, strict=True):  # one after another: the first finds nearly all faces for the others
+        with suppress(InputError, UsageError):
+            opened = open_job(job, replace(of_job, events=Events()))
+            find_faces(opened.own, of_job, opened.source)
+    settling = [SettleJob(job, of_job.config) for job, of_job in zip(jobs, runs, strict=True)]
+    settled = run.executor.map(settling, run.work, run.runtime)
+    run.executor.map([errand for errands in settled for errand in errands], run.work, run.runtime)
+
+
+@dataclass(frozen=True, slots=True)
+class SettleJob:
+    """The errand: to decide about one job, whose faces are found. Its result is what is left to do; nothing, where it cannot be done."""
+
+    job: DubJob
+    config: DubConfig
+    cost: float = 1.0
+
+    @property
+    def unit(self) -> str:
+        return self.job.output.name
+
+    def do(self, work: Work, runtime: Runtime) -> tuple["DubShot", ...]:
+        run = Run(self.job.video, self.config, runtime, work, Events())
+        try:
+            opened = open_job(self.job, run)
+            return settle(opened, find_faces(opened.own, run, opened.source), run).errands
+        except (InputError, NoFaceError, UsageError):
+            return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A job before anyone is looked for in its film."""
+
+    job: DubJob
+    own: Ref[Source]
+    source: Ref[Source]  # the film with what follows on it
+    cast_map: CastMap | None
+    voices: tuple[VoiceFile, ...]
+
+
+def open_job(job: DubJob, run: Run) -> Opened:
+    """The film demuxed, and lengthened where its voices need it. Raises UsageError for what the output cannot hold."""
+    if not run.work.has(demux, job.video, config=run.config.demux, unit="film"):  # a new film, which will need the model
+        preload_family(run.config.model, run.runtime)
+    own = run.work.do(demux, job.video, config=run.config.demux, runtime=run.runtime, unit="film")
     film = own.load()
     check_deliverable(job.video, film, run.config.remux)  # what the container or the encoder cannot hold is told before the work
     choose_encoder(film, run.config.blend)
     run.events.emit("run.start", **_told_of(job, film, run.config))
     cast_map = None if job.cast is None else with_voices(read_cast(job.cast), dict(job.voices))
-    voices = [VoiceFile(job.audio)] if cast_map is None else list(cast_map.voices())
-    source = lengthened(own, voices, run)
-    film = source.load()
-    found = find_faces(own, run, source)
+    voices = (VoiceFile(job.audio),) if cast_map is None else tuple(cast_map.voices())
+    return Opened(job, own, lengthened(own, voices, run), cast_map, voices)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A job of which everything is decided: what is left is to do it. errands: of each shot, in order."""
+
+    opened: Opened
+    told: Told
+    errands: tuple["DubShot", ...]
+
+
+def settle(opened: Opened, found: Sequence[Ref[Faces]], run: Run) -> Settled:
+    """Who in which shot speaks with which voice, which frames that touches, and what of the film is copied. found: of each shot."""
+    do = partial(run.work.do, config=run.config.decide, runtime=run.runtime)
+    job, film = opened.job, opened.source.load()
     shots = [face.load() for face in found]
-    cast = cast_shots(film, shots, cast_map, run)
+    cast = cast_shots(film, shots, opened.cast_map, run)
     if not any(asked.voices for asked in cast):
         raise _no_face(job, film, shots)
-    speeches = [hear(voice, run) for voice in voices]
+    speeches = [hear(voice, run) for voice in opened.voices]
     _compare_lengths(film, [speech.load() for speech in speeches], run.config, run.events)
     heard = [[speeches[voice] for voice in shot.voices] for shot in cast]
+    sources = [source_of(shot, opened.own, opened.source) for shot in film.shots]
     decided = [
-        do(decide, source_of(shot, own, source), face, asked.casting, spoken, config=run.config.decide, unit=unit_name(shot))
-        for shot, face, asked, spoken in zip(film.shots, found, cast, heard, strict=True)
+        do(decide, source, face, asked.casting, spoken, unit=unit_name(face_of.shot))
+        for source, face, face_of, asked, spoken in zip(sources, found, shots, cast, heard, strict=True)
     ]
     decisions = tuple(decision.load() for decision in decided)
     cut = cut_film(job.video, film, [decision.voicing for decision in decisions], run.config)
     decisions = tuple(with_unfit(decision, read_seen(face.folder)) for decision, face in zip(decisions, found, strict=True))
     run.events.emit("run.plan", **_plan(film, decisions, cut))
-    segments = [
-        segment
-        for shot, face, decision, spoken in zip(film.shots, found, decisions, heard, strict=True)
-        for segment in dub_shot(shot, source_of(shot, own, source), face, decision, spoken, cut, run)
-    ]
-    voice = soundtrack(job, voices, run)
-    copies = Copies(cut.copied)
-    made = do(remux, job.video, voice, source, segments, copies, config=run.config.remux, unit="film", frames=film.frames)
-    return made, Told(film, decisions, cut)
+    errands = tuple(
+        DubShot(
+            run.video, run.config, shot, source, face, decision.voicing, tuple(spoken), tuple(cut.within(shot)), cut.reordering
+        )
+        for shot, source, face, decision, spoken in zip(film.shots, sources, found, decisions, heard, strict=True)
+    )
+    return Settled(opened, Told(film, decisions, cut), errands)
+
+
+def finish(settled: Settled, segments: Sequence[Ref[Segment]], run: Run) -> Ref[Film]:
+    """The film from its segments, what is copied of it, and its new sound."""
+    opened, film, copies = settled.opened, settled.told.film, Copies(settled.told.cut.copied)
+    voice = soundtrack(opened.job, opened.voices, run)
+    do = partial(run.work.do, config=run.config.remux, runtime=run.runtime)
+    return do(remux, run.video, voice, opened.source, list(segments), copies, unit="film", frames=film.frames)
 
 
 def lengthened(own: Ref[Source], voices: Sequence[VoiceFile], run: Run) -> Ref[Source]:
@@ -145,12 +246,35 @@ def hear(voice: VoiceFile, run: Run) -> Ref[Speech]:
 
 def find_faces(own: Ref[Source], run: Run, source: Ref[Source] | None = None) -> list[Ref[Faces]]:
     """Who is in the film, shot by shot, before anything is known of a voice. source: the film with what follows on it."""
+    return run.executor.map(face_errands(own, run, source), run.work, run.runtime)
+
+
+def face_errands(own: Ref[Source], run: Run, source: Ref[Source] | None = None) -> list["FindFaces"]:
+    """Of each shot in order."""
     source = source or own
-    do = partial(run.work.do, config=run.config.faces, runtime=run.runtime)
-    return [
-        do(faces, run.video, source_of(shot, own, source), shot, unit=unit_name(shot), frames=shot.frames)
-        for shot in source.load().shots
-    ]
+    return [FindFaces(run.video, run.config.faces, source_of(shot, own, source), shot) for shot in source.load().shots]
+
+
+@dataclass(frozen=True, slots=True)
+class FindFaces:
+    """The errand: who is in one shot."""
+
+    video: Path
+    config: FacesConfig
+    source: Ref[Source]
+    shot: Shot
+
+    @property
+    def unit(self) -> str:
+        return unit_name(self.shot)
+
+    @property
+    def cost(self) -> float:
+        return (self.shot.lead + self.shot.frames + self.shot.tail) * MS_A_FRAME["faces"] / 1000
+
+    def do(self, work: Work, runtime: Runtime) -> Ref[Faces]:
+        given = (self.video, self.source, self.shot)
+        return work.do(faces, *given, config=self.config, runtime=runtime, unit=self.unit, frames=self.shot.frames)
 
 
 def cast_shots(film: Source, shots: Sequence[Faces], cast_map: CastMap | None, run: Run) -> list[ShotCast]:
@@ -207,39 +331,52 @@ def analysis_of(video: Path, shots: Sequence[Faces]) -> str:
     return found.hexdigest()[:16]
 
 
-def dub_shot(
-    shot: Shot, source: Ref[Source], face: Ref[Faces], decision: Decisions, speeches: list[Ref[Speech]], cut: Cut, run: Run
-) -> list[Ref[Segment]]:
-    """What of a shot must be encoded, from faces to finished frames; every line is kept, so a stopped run goes on from the last one."""
-    stretches = cut.within(shot)
-    if not stretches:
-        return []
-    video, config, voicing = run.video, run.config, decision.voicing
-    encoded = replace(config.blend, reordering=cut.reordering)
-    do = partial(run.work.do, runtime=run.runtime, unit=unit_name(shot), frames=shot.frames)
+@dataclass(frozen=True, slots=True)
+class DubShot:
+    """The errand: what of one shot must be encoded, from faces to finished frames. Every line of `do` is kept, so a stopped run goes on
+    from the last one."""
 
-    picked = do(pick, face, Tracks(tuple(sorted({line.track for line in voicing.lines}))), config=None)
-    latent = do(latents, video, source, picked, config=config.model)
-    mask = do(masks, video, source, picked, config=config.masks)
-    mouth = do(inference, source, picked, latent, speeches, voicing.without_fades(), config.model, config=config.inference)
-    return [
-        run.work.do(
-            blend,
-            video,
-            source,
-            picked,
-            mask,
-            mouth,
-            voicing,
-            stretch,
-            config.model,
-            config=encoded,
-            runtime=run.runtime,
-            unit=f"{unit_name(shot)}.{stretch.start - shot.start:05d}",
-            frames=stretch.stop - stretch.start,
-        )
-        for stretch in stretches
-    ]
+    video: Path
+    config: DubConfig
+    shot: Shot
+    source: Ref[Source]
+    face: Ref[Faces]
+    voicing: Voicing
+    speeches: tuple[Ref[Speech], ...]
+    stretches: tuple[Stretch, ...]  # of the shot, to be encoded; none: all of it is copied
+    reordering: int | None  # as in Cut
+
+    @property
+    def unit(self) -> str:
+        return unit_name(self.shot)
+
+    @property
+    def cost(self) -> float:
+        rows = sum(line.stop - line.start for line in self.voicing.lines)
+        encoded = sum(stretch.stop - stretch.start for stretch in self.stretches)
+        of_rows = MS_A_FRAME["latents"] + MS_A_FRAME["masks"] + MS_A_FRAME["inference"]
+        return (rows * of_rows + encoded * MS_A_FRAME["blend"]) / 1000 if self.stretches else 0.0
+
+    def do(self, work: Work, runtime: Runtime) -> list[Ref[Segment]]:
+        if not self.stretches:
+            return []
+        video, source, config, voicing = self.video, self.source, self.config, self.voicing
+        do = partial(work.do, runtime=runtime, unit=self.unit, frames=self.shot.frames)
+
+        picked = do(pick, self.face, Tracks(tuple(sorted({line.track for line in voicing.lines}))), config=None)
+        latent = do(latents, video, source, picked, config=config.model)
+        mask = do(masks, video, source, picked, config=config.masks)
+        spoken = (list(self.speeches), voicing.without_fades(), config.model)
+        mouth = do(inference, source, picked, latent, *spoken, config=config.inference)
+        return [self._blended(stretch, picked, mask, mouth, work, runtime) for stretch in self.stretches]
+
+    def _blended(
+        self, stretch: Stretch, picked: Ref[Faces], mask: Ref[Masks], mouth: Ref[Mouths], work: Work, runtime: Runtime
+    ) -> Ref[Segment]:
+        unit = f"{self.unit}.{stretch.start - self.shot.start:05d}"
+        encoded = replace(self.config.blend, reordering=self.reordering)
+        given = (self.video, self.source, picked, mask, mouth, self.voicing, stretch, self.config.model)
+        return work.do(blend, *given, config=encoded, runtime=runtime, unit=unit, frames=stretch.stop - stretch.start)
 
 
 def soundtrack(job: DubJob, voices: Sequence[VoiceFile], run: Run) -> Path:

@@ -19,6 +19,7 @@ Events and their fields:
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,13 +59,18 @@ class Events:
 
     def __init__(self, sinks: Sequence["Sink"] = (), *, shows_errors: bool = False) -> None:
         self._sinks = tuple(sinks)
+        self._speaking = threading.RLock()  # shots may be worked on in threads; a signal's handler may speak within
         self.shows_errors = shows_errors  # on stderr, as JSON: nobody needs to print them once more
 
     def emit(self, event: str, **fields: object) -> None:
         """fields: JSON's own types; paths, fractions and the like are written as text."""
-        record = {"v": 1, "event": event, "t": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
-        for sink in self._sinks:
-            sink.take(record)
+        self.relay({"v": 1, "event": event, "t": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields})
+
+    def relay(self, record: Mapping[str, Any]) -> None:
+        """An event that another process emitted, as it was."""
+        with self._speaking:
+            for sink in self._sinks:
+                sink.take(record)
 
     def close(self) -> None:
         for sink in self._sinks:

@@ -8,16 +8,18 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from musetalk_cli.errors import InternalError, MusetalkError, ResourceError, UsageError
+from musetalk_cli.errors import InternalError, MusetalkError, ResourceError, RetryableError, UsageError
 from musetalk_cli.progress import Events, ProgressMode, open_events
 from musetalk_cli.signals import stop_on_signals
+from musetalk_cli.store import store_behind
 from musetalk_cli.work import DISK_FULL, Work, fingerprint, kept_results
 
 JOURNAL = "run.jsonl"
+OURS = {JOURNAL, "plan.json"}  # what tells a work folder; a copy of a plan alone is one to be
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -27,12 +29,17 @@ class Place:
 
     work_dir: Path | None = None  # None: named by the film's content, in the user's cache
     keep: bool = False  # after delivery; a work_dir that the user named is always kept
-    fresh: bool = False  # forget what earlier runs finished
+    fresh: bool = False  # forget what earlier runs finished, in the store too
+    store: str = ""  # URL under which results are kept too; "": nowhere
 
     def folder(self, film: Path) -> Path:
         """Raises InputError where the film cannot be read."""
         folder = self.work_dir if self.work_dir is not None else cache_folder() / fingerprint(film)[:16]
         return folder.absolute()
+
+    def store_of(self, film: Path) -> str:
+        """URL of this film's results, "" without a store."""
+        return f"{self.store.rstrip('/')}/{fingerprint(film)[:16]}" if self.store else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +71,16 @@ def open_session(film: Path, place: Place, voice: Voice, *, deliver: bool = True
     with as_faults(), stop_on_signals(quiet=voice.quiet) as stop:
         check_ours(folder)
         _make_folder(folder)
-        with open_events(folder / JOURNAL, mode, verbose=voice.verbose) as events, Work.open(folder, events, stop) as work:
+        with ExitStack() as held:
+            with _unless_cleared(folder):
+                events = held.enter_context(open_events(folder / JOURNAL, mode, verbose=voice.verbose))
+                work = held.enter_context(Work.open(folder, events, stop, place.store_of(film)))
             if place.fresh:
                 _forget(folder)
             with _cleared_if_empty(folder, place), _told_to(events):
                 yield Session(work, events, folder / JOURNAL)
             if deliver and not place.keep and place.work_dir is None:
-                shutil.rmtree(folder, ignore_errors=True)  # with the lock, which this process holds until it closes it
+                _remove(folder)
 
 
 def cache_folder() -> Path:
@@ -124,7 +134,7 @@ def check_ours(folder: Path) -> None:
         return
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}", "choose another --work-dir") from error
-    if names and JOURNAL not in names:
+    if names and not names & OURS:
         raise UsageError(f"{folder}: not empty, and not a work folder", "choose an empty or a new folder for --work-dir")
 
 
@@ -148,11 +158,35 @@ def _cleared_if_empty(folder: Path, place: Place) -> Iterator[None]:
         yield
     except MusetalkError:
         if place.work_dir is None and not any(kept_results(folder)):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
         raise
 
 
+@contextmanager
+def _unless_cleared(folder: Path) -> Iterator[None]:
+    """One who waits for the lock of a run that then delivers and removes its folder may hold a lock, or write a journal, that nobody
+    sees. Raises RetryableError."""
+    gone = RetryableError(f"{folder}: another run has just finished with it and cleared it away", "run the same command again")
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise gone from error
+    if not (folder / JOURNAL).exists():  # the folder is new and ours, but for the journal
+        _remove(folder)
+        raise gone
+
+
+def _remove(folder: Path) -> None:
+    """At once for all who look, by a rename; with the lock, which this process holds until it closes it."""
+    away = folder.with_name(f".{folder.name}.{os.getpid()}")
+    with suppress(OSError):
+        folder.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
 def _forget(folder: Path) -> None:
-    """Every result; the lock and the journal stay."""
+    """Every result, those in the store too; the lock and the journal stay."""
     for path in folder.glob("*/*/result.json"):
         shutil.rmtree(path.parent)
+    if store := store_behind(folder):
+        store.forget()

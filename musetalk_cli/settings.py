@@ -31,6 +31,7 @@ from musetalk_cli.config import (
     Silence,
 )
 from musetalk_cli.errors import MissingError, UsageError
+from musetalk_cli.machine import has_matrix_tiles
 from musetalk_cli.media import encoders
 from musetalk_cli.media.encoders import ENCODERS
 from musetalk_cli.types import DubJob
@@ -55,7 +56,7 @@ class Choices:
     exact: bool = False
     codec: str = "auto"
     crf: float | None = None
-    preset: str = "veryfast"
+    preset: str = "auto"
     chunk: float = 10.0
     length: Length = "keep"
     silence: Silence = "auto"
@@ -150,14 +151,6 @@ def choose_precision(name: str, device: str, *, exact: bool) -> Precision:
     if device.startswith("cuda"):
         return "fp16"
     return "bf16" if has_matrix_tiles() else "fp32"
-
-
-def has_matrix_tiles() -> bool:
-    """Whether this CPU multiplies bfloat16 in tiles (Intel AMX): seven times its fp32. Without them bf16 is slower than fp32."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:  # no Linux
-        return False
 
 
 def choose_model(name: str, root: Path) -> ModelConfig:

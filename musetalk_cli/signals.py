@@ -5,13 +5,31 @@ The first signal lets the running step finish and be kept; the second stops at o
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from musetalk_cli.errors import InterruptedRun
+from musetalk_cli.errors import InternalError, InterruptedRun
 
 NOTICE = b"\nstopping after the running step; once more to stop at once\n"
+
+
+_thread = threading.local()
+
+
+class Abandoned(InternalError):
+    """Another thread of the same work has failed, and told why: this one need not go on."""
+
+
+@contextmanager
+def abandoned_with(event: threading.Event) -> Iterator[None]:
+    """Within, this thread's next `Stop.check` raises Abandoned once the event is set."""
+    _thread.event = event
+    try:
+        yield
+    finally:
+        del _thread.event
 
 
 class Stop:
@@ -25,9 +43,13 @@ class Stop:
         return self.number != 0
 
     def check(self) -> None:
-        """Raises InterruptedRun once a signal came; to be called where everything finished is on disk."""
+        """Raises InterruptedRun once a signal came, Abandoned where another thread failed; to be called where everything finished is
+        on disk."""
         if self.requested:
             raise InterruptedRun(self.number)
+        event: threading.Event | None = getattr(_thread, "event", None)
+        if event is not None and event.is_set():
+            raise Abandoned("stopped, since another shot failed")
 
 
 @contextmanager

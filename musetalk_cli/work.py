@@ -5,6 +5,9 @@ In: a stage function and its inputs. Out: a Ref to its result on disk, made now 
 A result lies in `STAGE/UNIT-KEY/`: one `.npy` for each array, files the stage wrote, and `result.json` with the key's
 ingredients and the sha256 of every file and of itself. The key is sha256(stage, version, config, what each input is called); a Path is
 called by its size and sampled content, so a film may be moved. A folder appears by rename, whole or not at all.
+
+With a store behind it (see store.py) the folder is a cache: what is finished here is kept there too, and what is not here is looked for
+there. Its mark is enough to be found; its files come, and are compared with their sha256, when they are first read.
 """
 
 import ctypes
@@ -13,30 +16,35 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import socket
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 import cattrs
 import numpy as np
 
 from musetalk_cli.config import Runtime
+from musetalk_cli.crew import Member, bury, enter, holder_in, living
 from musetalk_cli.errors import InputError, InternalError, MusetalkError, ResourceError, RetryableError
 from musetalk_cli.progress import Events
 from musetalk_cli.signals import Stop
+from musetalk_cli.store import digest_of, name_store, store_behind
 
 T = TypeVar("T")
 SAMPLE_BYTES = 1 << 20
 SAMPLES = 32
-PROBE_SECONDS = 0.3  # longer than `holder_of` ever holds the lock
+PROBE_SECONDS = 0.3  # longer than one who only looks ever holds the lock
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 _records = cattrs.Converter()
@@ -54,7 +62,8 @@ class Unmade(InternalError):
 
 @dataclass(frozen=True, slots=True)
 class Ref(Generic[T]):
-    """A finished result on disk; `load` reads it. Arrays come memory-mapped, so that a film's length costs no memory."""
+    """A finished result, on disk or in the store behind it; `load` reads it. Arrays come memory-mapped, so that a film's length costs
+    no memory."""
 
     key: str
     stage: str
@@ -65,11 +74,14 @@ class Ref(Generic[T]):
     @property
     def exists(self) -> bool:
         """Whether it was made and is still there; not whether every byte is as it was."""
-        return (self.folder / "result.json").is_file()
+        if (self.folder / "result.json").is_file():
+            return True
+        store = store_behind(self.folder.parents[1])
+        return store is not None and store.has(_name_in_store(self.folder))
 
     def load(self) -> T:
-        """Raises Unmade where it is not there."""
-        if not self.exists:
+        """Raises Unmade where it is not there, RetryableError where the store's copy is damaged, which then is gone from there."""
+        if not (self.folder / "result.json").is_file() and not _fetch(self.folder):
             raise Unmade(self.stage)
         saved = json.loads((self.folder / "result.json").read_text())["record"]
         return _read_record(self.kind, saved, self.folder)
@@ -86,21 +98,39 @@ def stage(*, version: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
 
 
 class Work:
-    """A work folder in use by this process. Make it with `Work.open`, which holds the lock."""
+    """A work folder in use by this process. `Work.open` holds it for this process alone, `Work.enter` works there beside others.
 
-    def __init__(self, folder: Path, events: Events, stop: Stop) -> None:
+    Made directly, it is a place in a folder that another process holds and lends. tmp: for halves, its own alone. Threads may share one.
+    """
+
+    def __init__(self, folder: Path, events: Events, stop: Stop, tmp: Path | None = None) -> None:
         self.folder = folder
-        self._events = events
-        self._stop = stop
+        self.events = events
+        self.stop = stop
+        self._tmp = tmp or folder / "tmp"
+        self._store = store_behind(folder)
+        self._making: defaultdict[str, Lock] = defaultdict(Lock)  # by key: of two threads that want the same result one makes it
 
     @classmethod
     @contextmanager
-    def open(cls, folder: Path, events: Events, stop: Stop) -> Iterator["Work"]:
-        """Hold the folder for this process alone. Raises RetryableError where another run holds it."""
+    def open(cls, folder: Path, events: Events, stop: Stop, store: str = "") -> Iterator["Work"]:
+        """Hold the folder for this process alone. store: URL of the one behind it, "": none. Raises RetryableError where another run
+        holds the folder, or workers are in it; UsageError where the store cannot be written."""
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
+            name_store(folder, store)
             shutil.rmtree(folder / "tmp", ignore_errors=True)  # halves of runs that were killed
             yield cls(folder, events, stop)
+
+    @classmethod
+    @contextmanager
+    def enter(cls, folder: Path, title: str, events: Events, stop: Stop, store: str = "") -> Iterator[tuple["Work", Member]]:
+        """Work in the folder beside others, who may be on other machines. store: as of `open`. Raises RetryableError where a run holds
+        all of the folder."""
+        with enter(folder, title) as member:
+            if store:
+                name_store(folder, store)
+            yield cls(folder, events, stop, member.tmp), member
 
     def do(self, function: Callable[..., T], *inputs: Any, config: Any, runtime: Runtime, unit: str, frames: int = 0) -> Ref[T]:
         """The result of function(*inputs, config=, runtime=, out=): found if it is there, else made and kept.
@@ -111,16 +141,17 @@ class Work:
         made_of = _made_of(function, inputs, config)
         ref = self._ref(function, made_of, unit)
         told = {"stage": ref.stage, "unit": unit, "frames": frames, "key": ref.key[:16]}
-        if _is_whole(ref.folder):
-            self._events.emit("stage.done", **told, seconds=0.0, reused=True)
+        with self._making[ref.key]:
+            if self._is_done(ref):
+                self.events.emit("stage.done", **told, seconds=0.0, reused=True)
+                return ref
+            self.stop.check()
+            self.events.emit("stage.start", **told)
+            began = time.perf_counter()
+            with _disk_errors(self.folder):
+                self._make(ref, function, inputs, config, runtime, made_of)
+            self.events.emit("stage.done", **told, seconds=round(time.perf_counter() - began, 3), reused=False)
             return ref
-        self._stop.check()
-        self._events.emit("stage.start", **told)
-        began = time.perf_counter()
-        with _disk_errors(self.folder):
-            self._make(ref, function, inputs, config, runtime, made_of)
-        self._events.emit("stage.done", **told, seconds=round(time.perf_counter() - began, 3), reused=False)
-        return ref
 
     def ref(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> Ref[T]:
         """What `do` would return, whether it is there or not."""
@@ -128,7 +159,8 @@ class Work:
 
     def has(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> bool:
         """Whether `do` would find this result."""
-        return _is_whole(self.ref(function, *inputs, config=config, unit=unit).folder)
+        ref = self.ref(function, *inputs, config=config, unit=unit)
+        return _is_whole(ref.folder) or (self._store is not None and self._store.has(_name_in_store(ref.folder)))
 
     def why(self, function: Callable[..., T], *inputs: Any, config: Any, unit: str) -> list[str]:
         """What differs from the nearest result that is kept for this unit, as people read it: `config.margin: 10 -> 12`,
@@ -144,6 +176,10 @@ class Work:
         changes = [_changes(old, json.loads(json.dumps(made_of)), given) for old in kept]
         return min(changes, key=len)
 
+    def keeps(self, ref: Ref[Any]) -> bool:
+        """Whether it is there, every byte as it was written; what is in the store alone is compared when it is read."""
+        return self._is_done(ref)
+
     def drop(self, *refs: Ref[Any]) -> None:
         """Forget results that the delivered film no longer needs."""
         for ref in refs:
@@ -155,6 +191,18 @@ class Work:
         name = function.__name__
         return Ref(key, name, unit, self.folder / name / f"{unit}-{key[:16]}", kind)
 
+    def _is_done(self, ref: Ref[T]) -> bool:
+        """Here or in the store; what is here only is put there: an earlier run may have lost the connection."""
+        here = _is_whole(ref.folder)
+        if self._store is None:
+            return here
+        if here:
+            self._store.keep(ref.folder, _name_in_store(ref.folder))
+            return True
+        if not self._store.has(_name_in_store(ref.folder)):
+            return False
+        return not ref.folder.exists() or _fetch(ref.folder)  # there is one, but damaged
+
     def _make(
         self,
         ref: Ref[T],
@@ -164,12 +212,14 @@ class Work:
         runtime: Runtime,
         made_of: dict[str, Any],
     ) -> None:
-        out = self.folder / "tmp" / uuid.uuid4().hex
+        out = self._tmp / uuid.uuid4().hex
         out.mkdir(parents=True)
         try:
             record = function(*(_loaded(value) for value in inputs), config=config, runtime=runtime, out=out)
             _write_record(record, out, {"stage": ref.stage, "unit": ref.unit, "key": ref.key, "made_of": made_of})
             _publish(out, ref.folder)
+            if self._store is not None:
+                self._store.keep(ref.folder, _name_in_store(ref.folder))
         finally:
             shutil.rmtree(out, ignore_errors=True)
             _give_back_memory()
@@ -189,17 +239,8 @@ def kept_results(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def holder_of(folder: Path) -> str:
-    """Which process is at work in a folder, "" where none is: a killed one leaves its name, but not the lock."""
-    from filelock import FileLock, Timeout
-
-    if not (folder / "lock").exists():
-        return ""
-    try:
-        with FileLock(folder / "lock", timeout=0):
-            return ""
-    except (Timeout, PermissionError):  # the folder of another user: only what it says is known
-        holder = folder / "holder"
-        return holder.read_text() if holder.exists() else "another run"
+    """Who is at work in a folder, "" where nobody is: a killed one leaves its name, but not the lock."""
+    return ", ".join(filter(None, [holder_in(folder, wait_s=0), *living(folder)]))
 
 
 def fingerprint(path: Path) -> str:
@@ -211,7 +252,9 @@ def fingerprint(path: Path) -> str:
         state = path.stat()
         return _fingerprint(str(path.absolute()), state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", "check the path and its permissions") from error
+        url = re.match(r"[a-z][a-z0-9+]*:/", str(path))
+        cure = "a URL is no file here: fetch it first" if url else "check the path and its permissions"
+        raise InputError(f"{path}: {error.strerror}", cure) from error
 
 
 @lru_cache(maxsize=256)
@@ -279,12 +322,7 @@ def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
             saved[field.name] = _records.unstructure(value)
     files = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
     told = json.loads(json.dumps({"v": 1, **about, "record": saved, "files": files}))
-    (out / "result.json").write_text(json.dumps({**told, "sha256": _digest_of(told)}, indent=1))
-
-
-def _digest_of(told: dict[str, Any]) -> str:
-    """Of what a result says of itself: a bit that flips in a frame number would else go unnoticed."""
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    (out / "result.json").write_text(json.dumps({**told, "sha256": digest_of(told)}, indent=1))
 
 
 def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
@@ -302,26 +340,63 @@ def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
 
 def _read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
-        return cast("np.ndarray[Any, Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+        return np.asarray(
+            np.load(path, mmap_mode="r", allow_pickle=False)
+        )  # a plain view: each slice of a memmap costs microseconds
     except ValueError:  # an array without elements cannot be mapped
-        return cast("np.ndarray[Any, Any]", np.load(path, allow_pickle=False))
+        return np.asarray(np.load(path, allow_pickle=False))
 
 
 def _publish(out: Path, folder: Path) -> None:
+    """By rename. Where another one was quicker, what it made is as good; what was refused there before, since it is damaged, goes."""
     for path in (*out.iterdir(), out):
         sync(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists():  # what `_is_whole` refused: damaged
-        shutil.rmtree(folder)
-    out.rename(folder)
+    try:
+        out.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if _is_whole(folder):
+            return
+        with suppress(FileNotFoundError):
+            folder.rename(out.with_name(f"{out.name}.damaged"))
+        shutil.rmtree(out.with_name(f"{out.name}.damaged"), ignore_errors=True)
+        out.rename(folder)
     sync(folder.parent)
+
+
+def _name_in_store(folder: Path) -> str:
+    """STAGE/UNIT-KEY."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _fetch(folder: Path) -> bool:
+    """A result from the store behind its work folder. False where it is not there."""
+    root, name = folder.parents[1], _name_in_store(folder)
+    store = store_behind(root)
+    if store is None:
+        return False
+    out = root / "tmp" / f"fetch-{uuid.uuid4().hex}"
+    out.mkdir(parents=True)
+    try:
+        with _disk_errors(root):
+            if not store.fetch(name, out):
+                return False
+            if not _is_whole(out):
+                store.forget(name)
+                raise RetryableError(f"{name}: damaged in {store.url}", "run the same command again, which makes it anew")
+            _publish(out, folder)
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+    return True
 
 
 def _is_whole(folder: Path) -> bool:
     """Finished, and every byte as it was written: a damaged result is made again."""
     try:
         told = json.loads((folder / "result.json").read_text())
-        return told.pop("sha256") == _digest_of(told) and all(
+        return told.pop("sha256") == digest_of(told) and all(
             sha256_of(folder / name) == digest for name, digest in told["files"].items()
         )
     except (OSError, ValueError, KeyError, AttributeError):  # what is no JSON any more, or no object
@@ -409,10 +484,15 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another run"
+        who = "another run"
+        with suppress(FileNotFoundError):
+            who = holder.read_text()
         raise RetryableError(f"{folder}: in use by {who}", "wait for it, or choose another --work-dir") from None
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        if workers := living(folder):  # who enters looks at the holder after being known here: one of the two sees the other
+            raise RetryableError(f"{folder}: in use by {', '.join(workers)}", "wait for them, or choose another --work-dir")
+        bury(folder)
         yield
     finally:
         holder.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Two kinds of films: with a real face, analysed by the real networks, and with a 
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -281,7 +282,7 @@ class Script:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     analyser = Script()
-    monkeypatch.setattr(s2_faces, "EmbeddedAnalyser", lambda: analyser)
+    monkeypatch.setattr(s2_faces, "lent_analyser", lambda: nullcontext(analyser))
     return analyser
 
 

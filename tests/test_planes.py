@@ -11,7 +11,7 @@ from made_faces import make_film
 
 from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.media.planes import Patch, composite, layout_of, region_rgb, rounded
-from musetalk_cli.media.video import to_rgb
+from musetalk_cli.media.video import region_to_rgb, to_rgb
 from musetalk_cli.types import Colour
 
 RGB_FORMATS = ["gbrp", "gbrp10le", "gbrap", "gbrap12le", "rgb24", "bgr24", "rgba", "argb", "bgr0", "0rgb", "rgb48le", "bgr48be"]
@@ -156,6 +156,25 @@ def test_colour_of_a_region_is_that_of_the_whole_frame_in_rgb(pix_fmt: str, tmp_
         composite(frame, [Patch(soft, np.full((160, 192), 255, np.uint8), 0, 0)], colour)
         error = region_rgb(frame, (31, 20, 151, 121), colour) - to_rgb(frame, colour)[20:121, 31:151]
         assert np.abs(cv2.blur(error, (8, 8))).max() < 2.5
+
+
+@pytest.mark.parametrize("size", [(512, 384), (642, 357)])
+@pytest.mark.parametrize("pix_fmt", FORMATS)
+def test_a_region_is_converted_as_in_the_whole_frame_to_the_last_bit(pix_fmt: str, size: tuple[int, int]) -> None:
+    frame = noise(pix_fmt, *size)
+    frame.time_base = Fraction(1, 25)
+    for colour in (Colour(pix_fmt, "bt709", range="pc"), Colour(pix_fmt)):
+        whole = to_rgb(frame, colour)
+        for x1, y1, x2, y2 in ((0, 0, 40, 31), (131, 77, 318, 203), (size[0] - 51, size[1] - 60, *size)):
+            np.testing.assert_array_equal(region_to_rgb(frame, (x1, y1, x2, y2), colour), whole[y1:y2, x1:x2])
+
+
+def test_where_a_decoder_says_chroma_lies_is_not_lost_in_a_region(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv", 2, codec="libx264")  # H.264 says: beside the left luma sample
+    with av.open(str(film)) as container:
+        frame = next(container.decode(video=0))
+    colour, region = Colour("yuv420p"), (33, 21, 150, 140)
+    np.testing.assert_array_equal(region_to_rgb(frame, region, colour), to_rgb(frame, colour)[21:140, 33:150])
 
 
 def test_a_later_patch_lies_over_an_earlier_one() -> None:

@@ -417,7 +417,7 @@ def test_larger_whisper_is_refused(copy: Path) -> None:
 
 
 def test_half_precision_needs_a_gpu(folder: Path) -> None:
-    with pytest.raises(UsageError, match="choose fp32"):
+    with pytest.raises(UsageError, match="choose bf16 or fp32"):
         load_published("v15", folder, CPU, Numbers("fp16"))
 
 

@@ -7,7 +7,7 @@ Only the patch is converted, never the frame: a round trip of the whole picture 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import av
 import numpy as np
@@ -84,6 +84,29 @@ def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: 
     if channel.role in "UV":
         xs, ys = xs >> layout.log2_x, ys >> layout.log2_y
     return (_samples(frame, channel, layout)[np.ix_(ys, xs)] >> layout.shift).astype(np.float32)
+
+
+def cut_out(frame: av.VideoFrame, region: tuple[int, int, int, int]) -> av.VideoFrame:
+    """The part x1 y1 x2 y2 of a frame in the same format, with all that the frame says of itself; x1 and y1 on whole chroma samples.
+
+    By libavfilter, which points into the frame: PyAV (18.1) can copy samples, but not tell a new frame where its chroma lies.
+    """
+    x1, y1, x2, y2 = region
+    graph = av.filter.Graph()
+    given = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    crop, out = graph.add("crop", f"{x2 - x1}:{y2 - y1}:{x1}:{y1}:exact=1"), graph.add("buffersink")
+    given.link_to(crop)
+    crop.link_to(out)
+    graph.configure()
+    given.push(frame)
+    return cast(av.VideoFrame, out.pull())
+
+
+def cuts_exactly(frame: av.VideoFrame) -> bool:
+    """Whether a part of a frame converts to RGB as the whole does: chroma samples are whole there, and not packed beside luma."""
+    layout = layout_of(frame.format.name)
+    whole = frame.width % (1 << layout.log2_x) == 0 and frame.height % (1 << layout.log2_y) == 0
+    return whole and not (layout.log2_x and layout.channels[0].step > 1)
 
 
 def rounded(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:

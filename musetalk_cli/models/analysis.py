@@ -4,10 +4,12 @@ Three small networks that PyPI packages carry: YuNet (detection) and SFace (iden
 MediaPipe's face landmarker in `ogm_vision`. Only their files are used; those packages are never imported. Knows nothing of films.
 """
 
+import atexit
 import contextlib
 import hashlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
@@ -36,6 +38,14 @@ MEDIAPIPE_OF_68 = np.array(
     ],
     np.intp,
 )
+
+
+_stderr = threading.RLock()  # one thread at a time turns it away and back
+_recognising = threading.Lock()  # a cv2 network keeps its input between two calls
+
+
+_lending = threading.Lock()
+_idle: list["EmbeddedAnalyser"] = []
 
 
 class Detection(NamedTuple):
@@ -119,6 +129,26 @@ class EmbeddedAnalyser:
         return np.array([[faces[0][i].x, faces[0][i].y] for i in MEDIAPIPE_OF_68], np.float32)
 
 
+@contextlib.contextmanager
+def lent_analyser() -> Iterator[EmbeddedAnalyser]:
+    """An analyser for one thread at a time; given back, it serves the next shot, since opening one takes as long as a second of film."""
+    with _lending:
+        analyser = _idle.pop() if _idle else None
+    analyser = analyser or EmbeddedAnalyser()
+    try:
+        yield analyser
+    finally:
+        with _lending:
+            _idle.append(analyser)
+
+
+@atexit.register
+def _close_idle() -> None:
+    """MediaPipe must end before Python does."""
+    while _idle:
+        _idle.pop().close()
+
+
 class AnalysisFile(NamedTuple):
     """A model file inside an installed package."""
 
@@ -146,6 +176,7 @@ ANALYSIS_FILES = (
 )
 
 
+@lru_cache(maxsize=16)
 def model_file(row: AnalysisFile) -> Path:
     """Where the file lies, its content checked; MissingError with the cure where it does not."""
     cure = f'pip install "{row.package}"'
@@ -174,7 +205,8 @@ def identity_of(frame_rgb: NDArray[np.uint8], detection: Detection, recogniser: 
     x1, y1, x2, y2 = detection.box
     row = np.concatenate([[x1, y1, x2 - x1, y2 - y1], detection.keypoints.ravel(), [detection.score]]).astype(np.float32)
     aligned = recogniser.alignCrop(np.ascontiguousarray(frame_rgb[..., ::-1]), row[None])
-    vector = np.asarray(recogniser.feature(aligned), np.float32).ravel()
+    with _recognising:
+        vector = np.asarray(recogniser.feature(aligned), np.float32).ravel()
     return vector / max(float(np.linalg.norm(vector)), 1e-9)
 
 
@@ -226,13 +258,14 @@ def _square_around(frame_rgb: NDArray[np.uint8], box: NDArray[np.floating], zoom
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """MediaPipe's C++ writes to file descriptor 2 whatever the log level says (1.2.2); nothing of it helps a user."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+    with _stderr:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(null)

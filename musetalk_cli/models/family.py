@@ -45,6 +45,10 @@ class Lent(NamedTuple):
 
 
 class Family(Protocol):
+    def __hash__(self) -> int:
+        """Of the object itself: what is heard once is kept for it."""
+        ...
+
     @property
     def name(self) -> str:
         """lite | v15 | v1"""

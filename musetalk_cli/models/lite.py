@@ -14,9 +14,14 @@ analysis. Knows nothing of films, boxes or stages.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from threading import Lock
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +33,7 @@ from torch.nn import functional
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
 from musetalk_cli.errors import MissingError
 from musetalk_cli.landmarks import JAW, JAW_SHARES, MOUTH, STILL
+from musetalk_cli.machine import cores
 from musetalk_cli.models.family import FULL, WINDOW, Lent, Numbers, Plan
 from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
@@ -37,10 +43,15 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+T = TypeVar("T")
 WINDOW_TOKENS = WINDOW
 TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
 LATENT_PX = 32
+PX_A_CELL = CROP_PX // LATENT_PX
+REACH = 5  # rows of latents that the encoder sees to each side: two for its convolutions at 64x64, three for those at 32x32
+ROWS_AT_ONCE = 8  # through the small nets on a CPU, however many are asked for
+PICTURE_BYTES = 64 << 20  # 248 pictures of a decoded face in bf16; a chunk of 10 s has 250 rows
 MOVED_FROM = 10  # latent row from which a picture is decoded to be moved; nothing changes above the mask
 LIGHT_ROWS = 48  # of the moved picture, just above the mask: there faces are compared for their light
 SHADOW = 0.7  # how much darker the stretched lips become where a mouth opens
@@ -135,11 +146,11 @@ class Autoencoder(nn.Module):
         self.register_buffer("std", torch.ones(config.latent_channels, 1, 1))
 
     def encode(self, images: Tensor) -> Tensor:
-        latents: Tensor = (self.encoder(images) - self.mean) / self.std
+        latents: Tensor = (self.encoder(images.to(self.mean.dtype)) - self.mean) / self.std
         return latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        images: Tensor = self.decoder(latents * self.std + self.mean)
+        images: Tensor = self.decoder(latents.to(self.mean.dtype) * self.std + self.mean)
         return images
 
 
@@ -221,7 +232,9 @@ def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
     moves = torch.cat([(found - wanted)[:, moving], torch.zeros_like(places[:, len(moving) :])], 1)
     along = torch.arange(64, dtype=found.dtype, device=found.device) * 4 + 1.5
     cells = torch.stack([along.repeat(64), along.repeat_interleave(64)], 1)
-    weight = (torch.cdist(cells.expand(len(found), -1, 2), places).square() + 36).pow(-1.5)
+    apart = cells.square().sum(1)[:, None] + places.square().sum(2)[:, None] - 2 * cells @ places.mT  # (N, 4096, P) squared
+    near = (apart + 36).rsqrt()
+    weight = near * near * near
     flow = weight @ moves / weight.sum(2, keepdim=True)
     return flow.mT.reshape(-1, 2, 64, 64)
 
@@ -256,12 +269,13 @@ class LipUNet(nn.Module):
         nn.init.zeros_(self.unet.conv_out.bias)
 
     def forward(self, masked: Tensor, reference: Tensor, maps: Tensor, codes: Tensor) -> Tensor:
-        spread = self.spread(codes)
+        dtype = self.tokens.weight.dtype
+        spread = self.spread(codes.to(dtype))
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
         step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         cells = torch.cat([masked, reference, functional.pixel_unshuffle(maps, 2)], 1)
         cells = functional.pixel_unshuffle(cells, 2)  # 16x16: four times the samples a second
-        out: Tensor = self.unet(cells, step, tokens, class_labels=spread, return_dict=False)[0]
+        out: Tensor = self.unet(cells.to(dtype), step, tokens, class_labels=spread, return_dict=False)[0]
         paint = functional.pixel_shuffle(out.float(), 2)
         return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
 
@@ -283,7 +297,15 @@ def lend_lips(autoencoder: Autoencoder, own: Tensor, lender: Tensor, points: Ten
     the crops. The lender lies on the face by the shift, turn and scale of their still points, its light taken to that of the face;
     what opens beyond what it shows is put in shadow.
     """
-    face, mouth = (autoencoder.decode(latents[:, :, MOVED_FROM:]).float() for latents in (own, lender))
+    face, mouth = (autoencoder.decode(latents[:, :, MOVED_FROM:]) for latents in (own, lender))
+    return lend_pictures(autoencoder, own, face, mouth, points, lending, wanted)
+
+
+def lend_pictures(
+    autoencoder: Autoencoder, own: Tensor, face: Tensor, mouth: Tensor, points: Tensor, lending: Tensor, wanted: Tensor
+) -> Lending:
+    """`lend_lips` where both latents have been decoded from row MOVED_FROM down: face, mouth (N, 3, 176, 256)."""
+    face, mouth = face.float(), mouth.float()
     turn, shift = similarity(lending[:, STILL], points[:, STILL])
     laid = lending @ turn.mT + shift[:, None]
     flow, maps = lip_flow(wanted, laid), lip_maps(wanted)
@@ -386,17 +408,21 @@ class LiteNets(NamedTuple):
     whisper: "WhisperEncoder"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LiteModel:
     """The lite family behind the interface that all families share.
 
-    On the CPU rows go through one by one: kernels differ with the batch, and the same row should give the same pixels.
+    On the CPU rows go through one by one where results are to be exact, and so the same row gives the same pixels in any batch. The
+    convolutions of encoder and decoder gain nothing from a batch there, the small U-Net does: 28 ms a row one by one, 18 in eights.
     """
 
     nets: LiteNets
     device: torch.device
+    numbers: Numbers = FULL
     name: str = "lite"
     latent_channels: int = 16
+    _pictures: "Pictures" = field(default_factory=lambda: Pictures(PICTURE_BYTES))
+    _known: list[NDArray[np.float16]] = field(default_factory=list)  # latents of a black crop, once they have been asked for
 
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
         """(S,) 16 kHz -> (T, 5, 384), T = floor(S / 320): whisper's hidden states, in blocks of 30 s."""
@@ -404,7 +430,8 @@ class LiteModel:
 
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
-        return self._encode(hide_mouth(crops_rgb)), self._encode(crops_rgb)
+        reference = self._encode(crops_rgb)
+        return self._masked(crops_rgb, reference) if len(crops_rgb) else reference, reference
 
     def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
         """Lips where the voice wants them, and for each row the one of the same person whose mouth is nearest to that."""
@@ -420,64 +447,139 @@ class LiteModel:
         *,
         fp32: bool = False,
     ) -> NDArray[np.float16]:
-        """windows (N, 10, 5, 384) -> (N, 16, 32, 32). Always in full precision, whatever `fp32` says: the net is small."""
-        latents = (self._tensor(array) for array in (masked, reference, lent.latents))
-        points = (torch.from_numpy(np.array(array)).to(self.device) for array in (lent.points, lent.lending, lent.wanted))
-        codes = torch.from_numpy(self.lip_codes(windows)).to(self.device)
-        return self._by_rows(self._answer, self._latent, *latents, *points, codes)
+        """windows (N, 10, 5, 384) -> (N, 16, 32, 32). fp32: not looked at, bfloat16 has fp32's range and fp16 is not used here."""
+        given = [
+            self._tensor(masked),
+            self._tensor(reference),
+            self._tensor(lent.latents),
+            *(torch.from_numpy(np.array(array)).to(self.device) for array in (lent.points, lent.lending, lent.wanted)),
+            torch.from_numpy(self.lip_codes(windows)).to(self.device),
+        ]
+        size = 1 if self.numbers.exact else ROWS_AT_ONCE
+        return self._numbers_of(self._spread(lambda rows: self._answer(*(tensor[rows] for tensor in given)), len(masked), size))
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
-        images = self._by_rows(self.nets.autoencoder.decode, (3, CROP_PX, CROP_PX), self._tensor(latents)).astype(np.float32)
-        return to_rgb(images)
+        given = self._tensor(latents)
+        none = np.empty((0, CROP_PX, CROP_PX, 3), np.uint8)
+        return np.concatenate([none, *self._spread(lambda rows: self._pixels(given[rows]), len(latents))])
 
     def lip_codes(self, windows: NDArray[np.float16]) -> NDArray[np.float32]:
         """(N, 10, 5, 384) -> (N, code): what the lips should do; number 0 is the opening."""
         with torch.inference_mode():
-            rows = [self.nets.lips(row[None].float()) for row in torch.from_numpy(windows).to(self.device)]
-        codes: NDArray[np.float32] = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, 1), np.float32)
-        return codes
-
-    @property
-    def _latent(self) -> tuple[int, int, int]:
-        return (self.latent_channels, LATENT_PX, LATENT_PX)
+            parts = torch.split(torch.from_numpy(windows), 1 if self.numbers.exact else ROWS_AT_ONCE)
+            codes = [self.nets.lips(part.to(self.device).float()).cpu().numpy() for part in parts if len(part)]
+        return np.concatenate(codes) if codes else np.zeros((0, 1), np.float32)
 
     def _answer(
         self, masked: Tensor, own: Tensor, lender: Tensor, points: Tensor, lending: Tensor, wanted: Tensor, codes: Tensor
     ) -> Tensor:
-        lent = lend_lips(self.nets.autoencoder, own, lender, points, lending, wanted)
+        face, mouth = (
+            torch.cat([self._pictures.of(row, self._moved) for row in torch.split(latents, self._alone(len(latents)))])
+            for latents in (own, lender)
+        )
+        lent = lend_pictures(self.nets.autoencoder, own, face, mouth, points, lending, wanted)
         answer: Tensor = self.nets.unet(masked, lent.latents, lent.maps, codes)
         return answer
 
+    def _moved(self, latents: Tensor) -> Tensor:
+        return self.nets.autoencoder.decode(latents[:, :, MOVED_FROM:])
+
+    def _pixels(self, latents: Tensor) -> NDArray[np.uint8]:
+        images = self.nets.autoencoder.decode(latents).permute(0, 2, 3, 1)
+        levels = ((images.float() + 1) * 127.5).round_().clamp_(0, 255)
+        pixels: NDArray[np.uint8] = levels.to(torch.uint8).cpu().numpy()
+        return pixels
+
+    def _masked(self, crops_rgb: NDArray[np.uint8], reference: NDArray[np.float16]) -> NDArray[np.float16]:
+        """What `_encode` gives for crops with the mouth hidden, to the last bit, from the rows about the mask's edge alone: the
+        convolutions see REACH rows of latents, so that above them all is as in the reference, and below them as in a black picture."""
+        edge = MASK_ROW // PX_A_CELL
+        first, last = edge - REACH, edge + REACH  # rows of latents that see both
+        top, bottom = (first - REACH) * PX_A_CELL, (last + REACH) * PX_A_CELL
+        strip = self._encode(hide_mouth(crops_rgb)[:, top:bottom])
+        masked = np.broadcast_to(self._black(), reference.shape).copy()
+        masked[:, :, :first] = reference[:, :, :first]
+        masked[:, :, first:last] = strip[:, :, REACH : REACH + last - first]
+        return masked
+
+    def _black(self) -> NDArray[np.float16]:
+        """(1, 16, 32, 32): what encode gives for a black crop."""
+        if not self._known:
+            self._known.append(self._encode(np.zeros((1, CROP_PX, CROP_PX, 3), np.uint8)))
+        return self._known[0]
+
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
-        return self._by_rows(self.nets.autoencoder.encode, self._latent, from_rgb(crops_rgb).to(self.device))
+        images = torch.from_numpy(np.ascontiguousarray(crops_rgb)).to(self.device)
+        return self._numbers_of(self._spread(lambda rows: self.nets.autoencoder.encode(as_images(images[rows])), len(images)))
 
     def _tensor(self, array: NDArray[np.float16]) -> Tensor:
-        return torch.from_numpy(np.array(array)).to(self.device).float()  # a copy: torch warns of the read-only ones from disk
+        """A copy, as torch warns of the read-only ones from disk; fp32, channels last."""
+        return torch.from_numpy(np.array(array)).to(self.device).float().contiguous(memory_format=torch.channels_last)
 
-    def _by_rows(self, net: Any, shape: tuple[int, ...], *inputs: Tensor) -> NDArray[np.float16]:
-        """net over rows of inputs, one by one on the CPU, all at once elsewhere; shape: of a row of the answer."""
-        rows = 1 if self.device.type == "cpu" else max(len(inputs[0]), 1)
-        last = torch.channels_last
-        with torch.inference_mode():
-            parts = [
-                net(*(x[i : i + rows].contiguous(memory_format=last) if x.ndim == 4 else x[i : i + rows] for x in inputs))
-                for i in range(0, len(inputs[0]), rows)
-            ]
-        whole = torch.cat([torch.zeros((0, *shape), device=self.device), *parts])
-        out: NDArray[np.float16] = whole.to(torch.float16).contiguous().cpu().numpy()
+    def _alone(self, rows: int, size: int = 1) -> int:
+        """Rows that go through together: `size` on the CPU, elsewhere all."""
+        return size if self.device.type == "cpu" else max(rows, 1)
+
+    def _spread(self, net: Callable[[slice], T], rows: int, size: int = 1) -> list[T]:
+        """net of all rows in parts, each in a thread of its own on the CPU: which rows a part holds depends on no number of cores."""
+
+        def part(start: int) -> T:
+            if self.device.type == "cpu" and torch.get_num_threads() != 1:
+                torch.set_num_threads(1)  # of this thread of the pool
+            with torch.inference_mode():
+                return net(slice(start, start + step))
+
+        step = self._alone(rows, size)
+        starts = range(0, rows, step)
+        return list(_lanes().map(part, starts)) if self.device.type == "cpu" else [part(start) for start in starts]
+
+    def _numbers_of(self, parts: list[Tensor]) -> NDArray[np.float16]:
+        """Latents in parts -> one array (N, 16, rows, 32)."""
+        if not parts:
+            return np.zeros((0, self.latent_channels, LATENT_PX, LATENT_PX), np.float16)
+        out: NDArray[np.float16] = torch.cat([part.to("cpu", torch.float16) for part in parts]).contiguous().numpy()
         return out
 
 
-def from_rgb(crops_rgb: NDArray[np.uint8]) -> Tensor:
+@lru_cache(maxsize=1)
+def _lanes() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), "rows")
+
+
+class Pictures:
+    """Pictures of latents, the last ones kept: a frame shows its own face, and lends its mouth to others.
+
+    Safe in threads; a picture that two ask for at once is made twice.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._held: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._lock = Lock()
+        self._bytes = 0
+
+    def of(self, latents: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """make(latents); of one row only is kept, since batches are not asked for twice."""
+        if len(latents) != 1 or latents.device.type != "cpu":
+            return make(latents)
+        key = latents.contiguous().numpy().tobytes()
+        with self._lock:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        made = make(latents)
+        with self._lock:
+            self._bytes += made.nbytes if key not in self._held else 0
+            self._held[key] = made
+            while self._bytes > self._most:
+                self._bytes -= self._held.popitem(last=False)[1].nbytes
+        return made
+
+
+def as_images(crops_rgb: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float in [-1, 1], channels last."""
-    return torch.from_numpy(np.ascontiguousarray(crops_rgb)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_rgb(images: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8."""
-    levels = np.clip(np.rint((images + 1) * 127.5), 0, 255)
-    return np.ascontiguousarray(levels.astype(np.uint8).transpose(0, 2, 3, 1))
+    return crops_rgb.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def load_lite(folder: Path, device: torch.device, numbers: Numbers = FULL) -> LiteModel:
@@ -488,9 +590,11 @@ def load_lite(folder: Path, device: torch.device, numbers: Numbers = FULL) -> Li
     for net, names in ((autoencoder, AUTOENCODER_FILES), (lips, LIPS_FILES), (unet, UNET_FILES)):
         _fill(net, folder, names)
         net.eval().requires_grad_(False).to(device)
+        if numbers.precision == "bf16" and net is not lips:  # lips are a thousandth of the work and decide what is said
+            net.to(torch.bfloat16)
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch 2.13 leaves it out of the signature
     nets = LiteNets(autoencoder, lips, read_basis(folder), unet, load_lite_whisper(folder).to(device))
-    return LiteModel(nets, device, latent_channels=config.latent_channels)
+    return LiteModel(nets, device, numbers, latent_channels=config.latent_channels)
 
 
 def read_basis(folder: Path) -> CodeBasis:

@@ -6,6 +6,7 @@
 Net: BiSeNet (Yu et al. 2018) on a ResNet-18, as trained for CelebAMask-HQ by zllrunning; rules: the released v1.5 face parsing.
 """
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,9 +92,17 @@ class FaceParser:
         return scores.argmax(1).to(torch.uint8)
 
 
-@lru_cache(maxsize=1)
+_loading = threading.Lock()  # two threads that ask at once are given one parser
+
+
 def load(runtime: Runtime) -> FaceParser:
     """The parser for this run, read once for a process. Raises MissingError without its file."""
+    with _loading:
+        return _load(runtime)
+
+
+@lru_cache(maxsize=1)
+def _load(runtime: Runtime) -> FaceParser:
     return load_parser(weights.folder(runtime.weights), torch.device(runtime.device))
 
 

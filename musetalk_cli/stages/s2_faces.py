@@ -6,6 +6,7 @@ A frame in which the detector sees no face has no row. Knows nothing of voices, 
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from musetalk_cli.crop import face_box, from_upright, upright
 from musetalk_cli.errors import InputError, UsageError
 from musetalk_cli.landmarks import rolls_of
 from musetalk_cli.media.video import read_frames, to_rgb
-from musetalk_cli.models.analysis import Detection, EmbeddedAnalyser, FaceAnalyser, five_of
+from musetalk_cli.models.analysis import Detection, FaceAnalyser, five_of, lent_analyser
 from musetalk_cli.models.looks import look_of
 from musetalk_cli.tracks import Person, Sighting, around, filled, follow, iou, paired, smoothed, steady, unfit
 from musetalk_cli.types import Faces, Shot, Source
@@ -39,6 +40,7 @@ MOUTH = slice(48, 68)
 ROW_FIELDS = ("frame", "track", "box", "landmarks", "roll", "hidden")
 IDENTITY_SIZE = 128  # of SFace
 TRACKS_FILE = "tracks.json"
+_loading = threading.Lock()  # two shots that ask at once are given one analyser
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,16 @@ def read_seen(folder: Path) -> ShotSeen:
 
 @contextmanager
 def _open_analyser(name: str, runtime: Runtime) -> Iterator[FaceAnalyser]:
-    """The face analysis that config names; MediaPipe must end before Python does, so each shot opens its own in 20 ms."""
+    """The face analysis that config names."""
     if name == "embedded":
-        with EmbeddedAnalyser() as analyser:
+        with lent_analyser() as analyser:
             yield analyser
     elif name == "face-alignment":
         from musetalk_cli.weights import folder
 
-        yield _face_alignment(folder(runtime.weights), runtime.device)
+        with _loading:
+            loaded = _face_alignment(folder(runtime.weights), runtime.device)
+        yield loaded
     else:
         raise UsageError(f"face analyser {name!r} is unknown", "choose embedded or face-alignment")
 

@@ -15,7 +15,7 @@ from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.crop import CROP_PX, Placement
 from musetalk_cli.errors import ResourceError
 from musetalk_cli.media.audio import speech_blocks
-from musetalk_cli.media.video import read_frames, to_rgb
+from musetalk_cli.media.video import read_frames, region_to_rgb
 from musetalk_cli.models import load_family
 from musetalk_cli.models.family import Family
 from musetalk_cli.models.voice_activity import VoiceActivity
@@ -88,10 +88,11 @@ def _crops(video: Path, source: Source, faces: Faces) -> Iterator[NDArray[np.uin
     for number, frame in enumerate(read_frames(video, source, first, last + 1), first):
         if faces.frame[row] != number:
             continue
-        rgb = to_rgb(frame, source.colour)
         while row < faces.rows and faces.frame[row] == number:
             place = Placement.of(faces.box[row], faces.landmarks[row], faces.roll[row])
-            yield place.taken(rgb, (CROP_PX, CROP_PX))
+            seen = place.seen(source.size, (CROP_PX, CROP_PX))
+            rgb = region_to_rgb(frame, seen, source.colour)
+            yield place.taken(rgb, (CROP_PX, CROP_PX), left=seen[0], top=seen[1])
             row += 1
 
 

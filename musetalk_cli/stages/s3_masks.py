@@ -107,7 +107,7 @@ def labels_from_landmarks(landmarks: NDArray[np.floating], square: NDArray[np.in
     _draw(labels, _neck(points), NECK)
     _draw(labels, points[OUTLINE], SKIN)
     _draw(labels, _nose(points), NOSE)
-    labels[_around_lips(points) & (labels == NOSE)] = SKIN
+    _keep_from_nose(labels, points[OUTER_LIPS])
     _draw(labels, points[UPPER_LIP_LINE], UPPER_LIP)
     _draw(labels, points[LOWER_LIP_LINE], LOWER_LIP)
     _draw(labels, points[MOUTH_INTERIOR], MOUTH)
@@ -132,11 +132,18 @@ def _nose(points: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.array([points[27], left + raised, left, points[33], right, right + raised])
 
 
-def _around_lips(points: NDArray[np.floating]) -> NDArray[np.bool_]:
-    lips = np.zeros((PARSE_PX, PARSE_PX), np.uint8)
-    _draw(lips, points[OUTER_LIPS], 1)
-    rim = 2 * round(float(np.ptp(points[OUTER_LIPS, 0])) * LIP_RIM) + 1
-    return cv2.dilate(lips, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim))) > 0
+def _keep_from_nose(labels: NDArray[np.uint8], lips: NDArray[np.floating]) -> None:
+    """What of the nose lies within a rim around the lips becomes skin."""
+    rim = round(float(np.ptp(lips[:, 0])) * LIP_RIM)
+    (x1, y1), (x2, y2) = np.floor(lips.min(0)).astype(int) - rim - 2, np.ceil(lips.max(0)).astype(int) + rim + 3
+    x1, y1 = max(x1, 0), max(y1, 0)
+    window = labels[y1 : max(y2, 0), x1 : max(x2, 0)]
+    if not window.size:
+        return
+    near = np.zeros(window.shape, np.uint8)
+    _draw(near, lips - (x1, y1), 1)
+    near = np.asarray(cv2.dilate(near, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim + 1, 2 * rim + 1))))
+    window[(near > 0) & (window == NOSE)] = SKIN
 
 
 def _squares(video: Path, source: Source, faces: Faces, squares: NDArray[np.int32]) -> Iterator[NDArray[np.uint8]]:

@@ -7,6 +7,7 @@ landmarks in the crops, rows that lend their mouths (lite only) ----------------
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ SILENCE_S = 1  # second of silence in whose middle a shut mouth is heard
 SAMPLE_RATE_HZ = 16_000
 
 
-@stage(version=3)
+@stage(version=4)
 def inference(
     source: Source,
     faces: Faces,
@@ -65,7 +66,7 @@ def _windows(
     """(N, 10, 5, 384) of each row's voice; silence for CLOSED and PASS."""
     windows = np.zeros((faces.rows, WINDOW, 5, 384), np.float16)
     shut = np.flatnonzero(voice < 0)
-    if len(shut):  # half a second on a CPU, which a shot that speaks throughout need not wait
+    if len(shut):
         windows[shut] = _silence(family)
     for number, speech in enumerate(speeches):
         rows = np.flatnonzero(voice == number)
@@ -73,8 +74,9 @@ def _windows(
     return windows
 
 
+@lru_cache(maxsize=1)
 def _silence(family: Family) -> NDArray[np.float16]:
-    """(1, 10, 5, 384): what a shut mouth hears."""
+    """(1, 10, 5, 384): what a shut mouth hears; half a second on a CPU, once for a process."""
     heard = family.listen(np.zeros(SILENCE_S * SAMPLE_RATE_HZ, np.float32))
     middle = len(heard) // 2
     return heard[middle - LEAD : middle - LEAD + WINDOW][None]

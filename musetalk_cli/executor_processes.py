@@ -1,0 +1,214 @@
+"""Shots in processes of their own, one a device. In: errands. Out: their results, and their events in the run's own journal.
+
+Each child loads its models once and keeps them from film to film. It is told paths, numbers and settings over a pipe, and leaves its
+results in the work folder, which this process holds. A child that dies has its shot given to another; one whose parent dies ends at once.
+Knows nothing of stages.
+"""
+
+import os
+import shutil
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+from musetalk_cli.config import Runtime
+from musetalk_cli.errors import RetryableError
+from musetalk_cli.executor import Errand, Outcome, dearest_first, outcome_of
+from musetalk_cli.progress import Events
+from musetalk_cli.signals import Stop
+from musetalk_cli.work import Work
+
+T = TypeVar("T")
+GIVEN_AGAIN = 2  # times that a lost shot is given to another
+LOOK_S = 0.2  # at the signals, while all are at work
+
+
+class _Order(NamedTuple):
+    """What a child is told."""
+
+    number: int
+    errand: Errand[Any]
+    folder: Path
+    runtime: Runtime
+
+
+class Processes:
+    """A child for each of `devices` (torch's names; "": the run's own). Use `with`: the children live until it ends."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self._children = [_Child(device, f"child-{os.getpid()}-{number}") for number, device in enumerate(devices)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.end()
+
+    def map(self, errands: Sequence[Errand[T]], work: Work, runtime: Runtime) -> list[T]:
+        """As Executor. Raises RetryableError for a shot that was lost with three children, one after another."""
+        made: list[Any] = [None] * len(errands)
+        todo = deque(dearest_first(errands))
+        lost: Counter[int] = Counter()
+        failed: BaseException | None = None
+        try:
+            while todo or any(child.number is not None for child in self._children):
+                if failed is not None or work.stop.requested:
+                    todo.clear()
+                    self._ask_to_stop()
+                self._hand_out(todo, errands, made, work, runtime)
+                for child, outcome in self._answers(work.events):
+                    number, child.number = child.number, None
+                    assert number is not None
+                    if outcome is not None and outcome.error is None:
+                        made[number] = outcome.made
+                    elif outcome is not None:
+                        failed = failed or outcome.error
+                    else:
+                        shutil.rmtree(work.folder / "tmp" / child.name, ignore_errors=True)
+                        lost[number] += 1
+                        todo.appendleft(number)
+                        if lost[number] > GIVEN_AGAIN:
+                            failed = failed or _lost(errands[number], lost[number])
+        except BaseException:  # a second signal: at once
+            self.__exit__()
+            raise
+        work.stop.check()
+        if failed is not None:
+            raise failed
+        return made
+
+    def _hand_out(self, todo: deque[int], errands: Sequence[Errand[Any]], made: list[Any], work: Work, runtime: Runtime) -> None:
+        idle = deque(child for child in self._children if child.number is None)
+        while todo and idle:
+            number = todo.popleft()
+            if errands[number].cost == 0:  # there is nothing to do
+                made[number] = errands[number].do(work, runtime)
+                continue
+            idle.popleft().send(_Order(number, errands[number], work.folder, runtime))
+
+    def _answers(self, events: Events) -> list[tuple["_Child", Outcome | None]]:
+        """Of those who are through, None of those who are lost."""
+        busy = {child.wire: child for child in self._children if child.number is not None}
+        ready = connection.wait(list(busy), timeout=LOOK_S) if busy else []
+        answered: list[tuple[_Child, Outcome | None]] = []
+        for child in (busy[wire] for wire in ready):  # type: ignore[index]
+            try:
+                said = child.wire.recv()
+            except (EOFError, OSError):
+                child.end()
+                answered.append((child, None))
+                continue
+            if isinstance(said, Outcome):
+                answered.append((child, said))
+            else:
+                events.relay(said)
+        return answered
+
+    def _ask_to_stop(self) -> None:
+        for child in self._children:
+            child.ask_to_stop()
+
+
+def _lost(errand: Errand[Any], times: int) -> RetryableError:
+    fact = f"shot {errand.unit}: {times} processes died over it"
+    return RetryableError(fact, "look for what ended them, often too little memory; then run the same command again")
+
+
+class _Child:
+    """A process that does errands; started when it gets its first, and anew where it was lost."""
+
+    def __init__(self, device: str, name: str) -> None:
+        self._device, self.name = device, name
+        self.number: int | None = None  # of the errand it is on
+        self._asked = False
+        self._process: Any = None
+
+    def send(self, order: _Order) -> None:
+        if self._process is None:
+            self._start()
+        self.number, self._asked = order.number, False
+        device = self._device or order.runtime.device
+        with suppress(OSError):  # it is dead, which is seen when its answer is read
+            self.wire.send(order._replace(runtime=replace(order.runtime, device=device)))
+
+    def ask_to_stop(self) -> None:
+        """After the step it is at."""
+        if self.number is not None and not self._asked:
+            self._asked = True
+            with suppress(OSError):
+                self._lifeline.send(self.number)
+
+    def end(self) -> None:
+        """At once: what it published is kept."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+            self.wire.close()
+            self._lifeline.close()
+            self._process = None
+
+    def _start(self) -> None:
+        context = get_context("spawn")  # CUDA and OpenMP do not survive a fork
+        self.wire, theirs = context.Pipe()
+        hears, self._lifeline = context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(theirs, hears, self.name), daemon=True)
+        self._process.start()
+        theirs.close()
+        hears.close()
+
+
+@dataclass(slots=True)
+class _AtWork:
+    """What a child is at, for the thread that hears its parent."""
+
+    number: int = -1
+    stop: Stop | None = None
+
+
+def _serve(wire: Any, lifeline: Any, name: str) -> None:
+    """A child's life. Signals of the terminal are its parent's to answer."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    at_work = _AtWork()
+    threading.Thread(target=_hear, args=(lifeline, at_work), daemon=True).start()
+    while True:
+        try:
+            order: _Order = wire.recv()
+        except (EOFError, OSError):
+            return
+        stop = Stop()
+        at_work.number, at_work.stop = order.number, stop
+        work = Work(order.folder, Events([_Wire(wire)]), stop, order.folder / "tmp" / name)
+        wire.send(outcome_of(order.errand, work, order.runtime))
+
+
+def _hear(lifeline: Any, at_work: _AtWork) -> None:
+    """The numbers of errands to stop after; the end of it is the end of the parent, and of this process."""
+    while True:
+        try:
+            number = lifeline.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+        if number == at_work.number and at_work.stop is not None:
+            at_work.stop.number = signal.SIGTERM
+
+
+class _Wire:
+    """A sink: events go to the parent."""
+
+    def __init__(self, wire: Any) -> None:
+        self._wire = wire
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self._wire.send(dict(record))
+
+    def close(self) -> None:
+        """The wire outlives the events of one errand."""
