@@ -146,7 +146,8 @@ def run_batch(
     told: Callable[[str], None] = print,
     executor: Executor | None = None,
 ) -> Batch:
-    """Every entry, in order; those that another run is at once more when the others are through.
+    """Every entry, in order, but last those that an earlier run was at when it was killed: they may be what killed it. Those that another
+    run is at are tried once more when the others are through.
 
     told: gets a line before each film. executor: as of `dub_film`. Raises UsageError and InputError for what no film is behind;
     MissingError where the model of the batch is not there; InterruptedRun after a signal, when the film in hand has stopped.
@@ -155,10 +156,13 @@ def run_batch(
     _model_of(choices)
     shared = Shared(plan, choices, voice, after, executor)
     receipts: dict[int, Receipt] = {}
+    begun = _begun(entries, plan)
+    order = sorted(range(len(entries)), key=lambda number: str(entries[number].film) in begun)
     for _ in range(2):
-        for number in [n for n in range(len(entries)) if n not in receipts or receipts[n].status == "put off"]:
+        for number in [n for n in order if n not in receipts or receipts[n].status == "put off"]:
             told(f"batch: {number + 1} of {len(entries)}, {entries[number].film}")
-            made = receipts[number] = _one(entries[number], entries[number + 1 :], shared)
+            later = [one for n, one in enumerate(entries) if n != number and n not in receipts]
+            made = receipts[number] = _one(entries[number], later, shared)
             if made.exit_code:
                 told(f"batch: {entries[number].film} {made.status}: {made.message}")
     return Batch(tuple(receipts[number] for number in range(len(entries))))
@@ -288,7 +292,7 @@ def _voices(given: Any, path: Path, bad: Callable[[str], InputError]) -> Iterato
     if isinstance(given, str):
         given = [given]
     if isinstance(given, Mapping):
-        given = [f"{language}={voice}" for language, voice in given.items() if isinstance(voice, str)]
+        given = [f"{language}={voice}" if isinstance(voice, str) and voice else None for language, voice in given.items()]
     if not isinstance(given, list) or not given or not all(isinstance(text, str) and text for text in given):
         raise bad("'audio' names no voice")
     for text in given:
@@ -403,6 +407,14 @@ class _Order:
 
     def _write(self, receipt: Receipt) -> None:
         _write(replace(receipt, outputs=(str(self.job.output),), made_of=self._made_of))
+
+
+def _begun(entries: Sequence[Entry], plan: Plan) -> set[str]:
+    """Films with a receipt that was begun only, by a run that is at work or was killed."""
+    outputs = [entry.output or plan.output or entry.film.parent for entry in entries]
+    folders = {output if output.is_dir() else output.parent for output in outputs}
+    kept = [path.with_name(path.name.removesuffix(RECEIPT)) for folder in folders for path in folder.glob(f"*{RECEIPT}")]
+    return {receipt.film for receipt in map(_receipt, kept) if receipt is not None and receipt.status == "begun"}
 
 
 def _is_wanted(entry: Entry, shared: Shared) -> bool:

@@ -34,6 +34,7 @@ class Member:
         self._file = folder / "workers" / f"{name}.lock"
         self._claims = folder / "claims"
         self._seen_alive: dict[str, float] = {}
+        self._mine: set[str] = set()  # units, of whichever thread
 
     @property
     def tmp(self) -> Path:
@@ -41,7 +42,9 @@ class Member:
         return self.folder / "tmp" / self.name
 
     def claim(self, unit: str) -> bool:
-        """Whether the unit is now this member's to make: nobody else has it, or one who died."""
+        """Whether the unit is now the caller's to make: nobody has it, or one who died."""
+        if unit in self._mine:
+            return False
         claim = self._claims / unit
         for _ in range(2):
             try:
@@ -52,6 +55,7 @@ class Member:
                 with suppress(FileNotFoundError):  # somebody else was as quick
                     claim.replace(self.tmp / f"claim-{uuid.uuid4().hex}")
             else:
+                self._mine.add(unit)
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     file.write(self.name)
                 return True
@@ -60,6 +64,7 @@ class Member:
     def release(self, unit: str) -> None:
         """The unit is made, or given up."""
         (self._claims / unit).unlink(missing_ok=True)
+        self._mine.discard(unit)
 
     def claimed(self) -> set[str]:
         """Units that anyone has claimed, the dead included."""
@@ -72,7 +77,7 @@ class Member:
         except FileNotFoundError:
             return False
         if owner == self.name:
-            return False  # of a thread or a run of ours that failed
+            return False  # of a process that had our name before us
         if not owner:  # made this moment, its name not yet written; or its maker died in between
             return self._now() - made < STALE_S
         return self._lives(owner)

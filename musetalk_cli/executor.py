@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.errors import InternalError, MissingError, MusetalkError, UsageError
-from musetalk_cli.models import free_workers
+from musetalk_cli.models import SHOTS_ON_GPU, free_workers
 from musetalk_cli.signals import abandoned_with
 from musetalk_cli.work import Work
 
@@ -101,6 +101,47 @@ def outcome_of(errand: Errand[Any], work: Work, runtime: Runtime) -> Outcome:
         return Outcome(error=MemoryError())
     except Exception as error:  # noqa: BLE001 which may hold what cannot be sent
         return Outcome(error=InternalError(f"{type(error).__name__}: {error}", "run it again with -v and without --workers"))
+
+
+def outcomes_of(errands: Sequence[Errand[Any]], work: Work, runtime: Runtime) -> tuple[Outcome, ...]:
+    """Of each in order; on a GPU several at once. One at a time ends at the first error."""
+    at_once = shots_on(runtime)
+    if at_once > 1:
+        return tuple(Threads(at_once).map([_Caught(errand) for errand in errands], work, runtime))
+    outcomes: list[Outcome] = []
+    for errand in errands:
+        outcomes.append(outcome_of(errand, work, runtime))
+        if outcomes[-1].error is not None:
+            break
+    return tuple(outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Caught:
+    """An errand whose error is an answer too."""
+
+    errand: Errand[Any]
+
+    @property
+    def unit(self) -> str:
+        return self.errand.unit
+
+    @property
+    def cost(self) -> float:
+        return self.errand.cost
+
+    def do(self, work: Work, runtime: Runtime) -> Outcome:
+        return outcome_of(self.errand, work, runtime)
+
+
+def shots_on(runtime: Runtime) -> int:
+    """How many shots a process that was hired for its device works on at once: on a CPU one, since there are others beside it."""
+    return runtime.workers or (SHOTS_ON_GPU if runtime.device.startswith("cuda") else 1)
+
+
+def handed(left: int, hands: int, runtime: Runtime) -> int:
+    """How many errands one of so many hands is given at once: what keeps its GPU busy, but not what would leave others idle."""
+    return max(1, min(shots_on(runtime), left // hands))
 
 
 def dearest_first(errands: Sequence[Errand[Any]]) -> list[int]:

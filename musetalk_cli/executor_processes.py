@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from musetalk_cli.config import Runtime
 from musetalk_cli.errors import RetryableError
-from musetalk_cli.executor import Errand, Outcome, dearest_first, outcome_of
+from musetalk_cli.executor import Errand, Outcome, dearest_first, handed, outcomes_of
 from musetalk_cli.progress import Events
 from musetalk_cli.signals import Stop
 from musetalk_cli.work import Work
@@ -32,8 +32,8 @@ LOOK_S = 0.2  # at the signals, while all are at work
 class _Order(NamedTuple):
     """What a child is told."""
 
-    number: int
-    errand: Errand[Any]
+    numbers: tuple[int, ...]
+    errands: tuple[Errand[Any], ...]
     folder: Path
     runtime: Runtime
 
@@ -58,24 +58,21 @@ class Processes:
         lost: Counter[int] = Counter()
         failed: BaseException | None = None
         try:
-            while todo or any(child.number is not None for child in self._children):
+            while todo or any(child.numbers for child in self._children):
                 if failed is not None or work.stop.requested:
                     todo.clear()
                     self._ask_to_stop()
-                self._hand_out(todo, errands, made, work, runtime)
-                for child, outcome in self._answers(work.events):
-                    number, child.number = child.number, None
-                    assert number is not None
-                    if outcome is not None and outcome.error is None:
-                        made[number] = outcome.made
-                    elif outcome is not None:
-                        failed = failed or outcome.error
-                    else:
+                self._hand_out(todo, errands, made, work, runtime, lost)
+                for child, outcomes in self._answers(work.events):
+                    numbers, child.numbers = child.numbers, ()
+                    if outcomes is None:
                         shutil.rmtree(work.folder / "tmp" / child.name, ignore_errors=True)
-                        lost[number] += 1
-                        todo.appendleft(number)
-                        if lost[number] > GIVEN_AGAIN:
-                            failed = failed or _lost(errands[number], lost[number])
+                        lost.update(numbers)
+                        todo.extendleft(reversed(numbers))
+                        failed = failed or next((_lost(errands[n], lost[n]) for n in numbers if lost[n] > GIVEN_AGAIN), None)
+                        continue
+                    for number, outcome in zip(numbers, outcomes, strict=False):  # none of those after an error
+                        made[number], failed = outcome.made, failed or outcome.error
         except BaseException:  # a second signal: at once
             self.__exit__()
             raise
@@ -84,20 +81,34 @@ class Processes:
             raise failed
         return made
 
-    def _hand_out(self, todo: deque[int], errands: Sequence[Errand[Any]], made: list[Any], work: Work, runtime: Runtime) -> None:
-        idle = deque(child for child in self._children if child.number is None)
+    def _hand_out(
+        self,
+        todo: deque[int],
+        errands: Sequence[Errand[Any]],
+        made: list[Any],
+        work: Work,
+        runtime: Runtime,
+        lost: Counter[int],
+    ) -> None:
+        idle = deque(child for child in self._children if not child.numbers)
         while todo and idle:
-            number = todo.popleft()
+            number = todo[0]
             if errands[number].cost == 0:  # there is nothing to do
-                made[number] = errands[number].do(work, runtime)
+                made[todo.popleft()] = errands[number].do(work, runtime)
                 continue
-            idle.popleft().send(_Order(number, errands[number], work.folder, runtime))
+            child = idle.popleft()
+            here = replace(runtime, device=child.device or runtime.device)
+            some = (
+                1 if lost[number] else handed(len(todo), len(self._children), here)
+            )  # alone, to know which ends those sent on it
+            numbers = tuple(todo.popleft() for _ in range(some))
+            child.send(_Order(numbers, tuple(errands[n] for n in numbers), work.folder, here))
 
-    def _answers(self, events: Events) -> list[tuple["_Child", Outcome | None]]:
+    def _answers(self, events: Events) -> list[tuple["_Child", tuple[Outcome, ...] | None]]:
         """Of those who are through, None of those who are lost."""
-        busy = {child.wire: child for child in self._children if child.number is not None}
+        busy = {child.wire: child for child in self._children if child.numbers}
         ready = connection.wait(list(busy), timeout=LOOK_S) if busy else []
-        answered: list[tuple[_Child, Outcome | None]] = []
+        answered: list[tuple[_Child, tuple[Outcome, ...] | None]] = []
         for child in (busy[wire] for wire in ready):  # type: ignore[index]
             try:
                 said = child.wire.recv()
@@ -105,7 +116,7 @@ class Processes:
                 child.end()
                 answered.append((child, None))
                 continue
-            if isinstance(said, Outcome):
+            if isinstance(said, tuple):
                 answered.append((child, said))
             else:
                 events.relay(said)
@@ -125,25 +136,24 @@ class _Child:
     """A process that does errands; started when it gets its first, and anew where it was lost."""
 
     def __init__(self, device: str, name: str) -> None:
-        self._device, self.name = device, name
-        self.number: int | None = None  # of the errand it is on
+        self.device, self.name = device, name
+        self.numbers: tuple[int, ...] = ()  # of the errands it is on
         self._asked = False
         self._process: Any = None
 
     def send(self, order: _Order) -> None:
         if self._process is None:
             self._start()
-        self.number, self._asked = order.number, False
-        device = self._device or order.runtime.device
+        self.numbers, self._asked = order.numbers, False
         with suppress(OSError):  # it is dead, which is seen when its answer is read
-            self.wire.send(order._replace(runtime=replace(order.runtime, device=device)))
+            self.wire.send(order)
 
     def ask_to_stop(self) -> None:
         """After the step it is at."""
-        if self.number is not None and not self._asked:
+        if self.numbers and not self._asked:
             self._asked = True
             with suppress(OSError):
-                self._lifeline.send(self.number)
+                self._lifeline.send(self.numbers[0])
 
     def end(self) -> None:
         """At once: what it published is kept."""
@@ -185,9 +195,9 @@ def _serve(wire: Any, lifeline: Any, name: str) -> None:
         except (EOFError, OSError):
             return
         stop = Stop()
-        at_work.number, at_work.stop = order.number, stop
+        at_work.number, at_work.stop = order.numbers[0], stop
         work = Work(order.folder, Events([_Wire(wire)]), stop, order.folder / "tmp" / name)
-        wire.send(outcome_of(order.errand, work, order.runtime))
+        wire.send(outcomes_of(order.errands, work, order.runtime))
 
 
 def _hear(lifeline: Any, at_work: _AtWork) -> None:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from musetalk_cli.config import Runtime
 from musetalk_cli.errors import MissingError, RetryableError
-from musetalk_cli.executor import Errand, Hands, Outcome, dearest_first, outcome_of
+from musetalk_cli.executor import Errand, Hands, Outcome, dearest_first, handed, outcomes_of
 from musetalk_cli.progress import Events
+from musetalk_cli.sharing import at_once
 from musetalk_cli.signals import Stop
 from musetalk_cli.work import Work
 
@@ -29,7 +30,7 @@ BUNDLES = (
     4  # in which each gets its share: the first hold several shots, the last one; a thousand actors would wait for one driver
 )
 LOOK_S = 0.2  # at the signals, while all are at work
-READY_S = 120.0  # a machine that joins the cluster must first import torch
+READY_S = 120.0  # for the first actor; a cluster that grows on demand starts a machine for it
 
 
 @contextmanager
@@ -160,10 +161,12 @@ class OnRay:
                 number = order.todo.popleft()
                 order.made[number] = order.errands[number].do(work, order.runtime)
                 continue
-            at_once = max(1, len(order.todo) // (BUNDLES * (len(self._idle) + len(order.running))))
+            hands = len(self._idle) + len(order.running)
+            on_gpu = replace(order.runtime, device="cuda") if "num_gpus" in self._needs else order.runtime
+            some = max(at_once(len(order.todo), hands), handed(len(order.todo), hands, on_gpu))
             if lost[order.todo[0]]:
-                at_once = 1  # so that it is known which shot ends those who are sent on it
-            numbers = tuple(order.todo.popleft() for _ in range(at_once))
+                some = 1  # so that it is known which shot ends those who are sent on it
+            numbers = tuple(order.todo.popleft() for _ in range(some))
             actor = self._idle.popleft()
             sent = actor.handle.do.remote(numbers[0], [order.errands[n] for n in numbers], order.folder, order.runtime)
             order.running[sent] = actor, numbers
@@ -222,8 +225,7 @@ class _Hand:
         self._number, self._stop = -1, Stop()
 
     def ready(self) -> None:
-        """Answers when it is up, with what takes long to import."""
-        import musetalk_cli.pipeline  # noqa: F401
+        """Answers when it is up."""
 
     def do(self, number: int, errands: Sequence[Errand[Any]], folder: Path, runtime: Runtime) -> _Answer:
         """One after another. number: by which `stop_after` knows them."""
@@ -232,14 +234,10 @@ class _Hand:
             fact = "this machine of the cluster does not see the work folder"
             cure = "mount it under the same path everywhere, --work-dir names it"
             return _Answer((Outcome(error=MissingError(fact, cure, thing=str(folder))),), ())
-        told, outcomes = _Told(), list[Outcome]()
+        told = _Told()
         work = Work(folder, Events([told]), self._stop, folder / "tmp" / self._name)
         here = replace(runtime, device="cuda") if _ray().get_gpu_ids() else runtime
-        for errand in errands:
-            outcomes.append(outcome_of(errand, work, here))
-            if outcomes[-1].error is not None:
-                break
-        return _Answer(tuple(outcomes), tuple(told.records))
+        return _Answer(outcomes_of(errands, work, here), tuple(told.records))
 
     def stop_after(self, number: int) -> None:
         """After the step at which that errand is."""

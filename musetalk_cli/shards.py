@@ -6,7 +6,7 @@
 
 A worker is told nothing by another: it looks at what lies in the folder. What is asked of that folder: see `crew`. Machines without a
 folder in common find each other's results in a store (see `store`); they do not see each other's claims, so with --own-share-only they make
-nothing twice, and without it perhaps a few units at the end. Results have the names
+nothing twice but exit 75 where they would have to wait for each other, and without it they may make a unit twice. Results have the names
 and the bytes that `musetalk dub` gives them there, so each of the two finds what the other made.
 """
 
@@ -15,10 +15,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar, cast, get_args, get_type_hints
 
 import cattrs
@@ -28,15 +29,16 @@ from musetalk_cli.cast_map import read_cast, with_voices
 from musetalk_cli.config import MODELS, DubConfig, Runtime
 from musetalk_cli.crew import Member, living
 from musetalk_cli.errors import InputError, RetryableError, UsageError
-from musetalk_cli.executor import Errand
+from musetalk_cli.executor import Errand, Threads
 from musetalk_cli.jobs import After, Delivered, Existing, dub_film
+from musetalk_cli.models import free_workers
 from musetalk_cli.pipeline import DubShot, FindFaces, Run, face_errands, find_faces, hear, open_job, settle
 from musetalk_cli.progress import Events, ProgressMode, open_events
 from musetalk_cli.session import Place, Voice, as_faults, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config, for_job, trained_model
-from musetalk_cli.sharing import Shard, Unit, to_make
+from musetalk_cli.sharing import Shard, Unit, deal, to_make
 from musetalk_cli.signals import Stop, stop_on_signals
-from musetalk_cli.store import Store, store_behind
+from musetalk_cli.store import store_behind
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import Ref, Work, fingerprint
 
@@ -44,6 +46,8 @@ T = TypeVar("T")
 PLAN = "plan.json"
 SETTLED = "settled"
 WAITS_S = (0.05, 2.0)  # for what others are at: the first, and the longest
+_OVER = Unit("", 0.0)
+FRESH_S = 10.0  # a look at what is made
 NAMED_AT_MOST = 8  # units that are missing
 RULES = ("largest", "all")  # of --face; else it is a picture
 
@@ -304,24 +308,16 @@ class _Worker:
         return Worked(self._shard, self._made, self._units)
 
     def _make(self, tasks: Sequence[_Task], *, steal: bool, needed: bool) -> None:
-        """needed: what comes after needs all of them, whoever makes them."""
-        board = _Board(tasks, self._member, store_behind(self._work.folder))
+        """As many at once as this machine takes. needed: what comes after needs all of them, whoever makes them."""
+        board = _Board(tasks, self._member)
         by_name = {task.unit.name: task for task in tasks}
         units = [task.unit for task in tasks]
         self._units += len(units)
-        wait_s = WAITS_S[0]
-        for unit in to_make(units, self._shard, board, steal=steal):
-            if unit is None:
-                self._work.stop.check()
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, WAITS_S[1])
-                continue
-            try:
-                self._work.stop.check()
-                by_name[unit.name].make()
-            finally:
-                self._member.release(unit.name)
-            self._made, wait_s = self._made + 1, WAITS_S[0]
+        shares = deal([unit.cost for unit in units], self._shard.of)
+        asks = to_make(units, shares, self._shard.number, board, steal=steal)
+        run, pull = self._runs[0], _Pull(asks, by_name, self._member)
+        at_once = free_workers(run.config.model, run.runtime)
+        self._made += sum(Threads(at_once).map([pull] * min(at_once, len(units)), self._work, run.runtime))
         while needed and (rest := by_name.keys() - board.made()):
             self._work.stop.check()
             if living(self._work.folder) == [self._member.name]:
@@ -382,11 +378,41 @@ class _Worker:
         ]
 
 
+class _Pull:
+    """An errand for each thread of a worker: to make one unit after another until there is none."""
+
+    unit, cost = "", 1.0
+
+    def __init__(self, asks: Iterator[Unit | None], tasks: Mapping[str, _Task], member: Member) -> None:
+        self._asks, self._tasks, self._member = asks, tasks, member
+        self._asking = Lock()
+
+    def do(self, work: Work, runtime: Runtime) -> int:
+        """How many it made."""
+        made, wait_s = 0, WAITS_S[0]
+        while True:
+            work.stop.check()
+            with self._asking:
+                unit = next(self._asks, _OVER)
+            if unit is _OVER:
+                return made
+            if unit is None:
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, WAITS_S[1])
+                continue
+            try:
+                self._tasks[unit.name].make()
+            finally:
+                self._member.release(unit.name)
+            made, wait_s = made + 1, WAITS_S[0]
+
+
 class _Board:
     """Tasks by what lies in the shared folder and the store: one look at each folder of results tells of all units."""
 
-    def __init__(self, tasks: Sequence[_Task], member: Member, store: Store | None) -> None:
-        self._tasks, self._member, self._store = {task.unit.name: task for task in tasks}, member, store
+    def __init__(self, tasks: Sequence[_Task], member: Member) -> None:
+        self._tasks, self._member = {task.unit.name: task for task in tasks}, member
+        self._store = store_behind(member.folder)
         self.claimed = member.claimed
 
     def claim(self, unit: str) -> bool:
@@ -398,6 +424,7 @@ class _Board:
         return True
 
     def made(self) -> set[str]:
+        self._looked = time.monotonic()
         there: dict[Path, set[str]] = {}
         for parent in {leaf.parent for task in self._tasks.values() for leaf in task.leaves}:
             there[parent] = set() if self._store is None else self._store.kept(parent.name)

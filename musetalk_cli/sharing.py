@@ -5,10 +5,11 @@ that any of them finish the work. Knows nothing of files, films or clocks: a Boa
 """
 
 from collections.abc import Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapreplace
 from itertools import chain, zip_longest
 from typing import NamedTuple, Protocol
 
+BUNDLES = 4  # in which each gets its share where somebody directs; a thousand would wait for one who hands out single units
 ASKED_AFTER = 8  # claimed units whose claimants are asked after at one look
 
 
@@ -45,29 +46,35 @@ class Board(Protocol):
 def deal(costs: Sequence[float], count: int) -> list[list[int]]:
     """Numbers of units for each shard, dearest first: each to the shard that has least. The same for everyone who deals."""
     shares: list[list[int]] = [[] for _ in range(count)]
-    loads = [(0.0, shard) for shard in range(count)]
-    heapify(loads)
+    loads = [(0.0, shard) for shard in range(count)]  # sorted, so a heap
     for number in sorted(range(len(costs)), key=lambda number: (-costs[number], number)):
-        load, shard = heappop(loads)
+        load, shard = loads[0]
         shares[shard].append(number)
-        heappush(loads, (load + costs[number], shard))
+        heapreplace(loads, (load + costs[number], shard))
     return shares
 
 
-def to_make(units: Sequence[Unit], shard: Shard, board: Board, *, steal: bool = True) -> Iterator[Unit | None]:
-    """Claimed units, to be made before the next is asked for. None: others are at the rest; wait a little, then ask again.
+def to_make(
+    units: Sequence[Unit], shares: Sequence[Sequence[int]], number: int, board: Board, *, steal: bool = True
+) -> Iterator[Unit | None]:
+    """Claimed units, to be made before the next is asked for: those of share `number` of the dealt, then others'. None: others are at
+    the rest; wait a little, then ask again.
 
     Ends when every unit is made; without `steal` when every unit of the own share is.
     """
-    shares = deal([unit.cost for unit in units], shard.of)
-    own = [units[number] for number in shares[shard.number]]
+    own = [units[of] for of in shares[number]]
     made = board.made()
     for unit in own:
         if unit.name not in made and board.claim(unit.name):
             yield unit
-    left = own + ([units[number] for number in _others(shares, shard)] if steal else [])
+    left = own + ([units[of] for of in _others(shares, number)] if steal else [])
     while left := _without(left, board.made()):
         yield _next(left, board)
+
+
+def at_once(left: int, workers: int) -> int:
+    """How many units somebody who directs hands to the next of `workers`: an even part of its share at first, one at the end."""
+    return max(1, left // (BUNDLES * workers))
 
 
 def _next(left: Sequence[Unit], board: Board) -> Unit | None:
@@ -81,7 +88,7 @@ def _without(units: Sequence[Unit], made: set[str]) -> list[Unit]:
     return [unit for unit in units if unit.name not in made]
 
 
-def _others(shares: Sequence[Sequence[int]], shard: Shard) -> list[int]:
-    """What others were dealt, from the end of each share, where they come last; each thief begins with another shard."""
-    turned = [shares[(shard.number + step) % shard.of] for step in range(1, shard.of)]
-    return [number for row in zip_longest(*(share[::-1] for share in turned)) for number in row if number is not None]
+def _others(shares: Sequence[Sequence[int]], number: int) -> list[int]:
+    """What others were dealt, from the end of each share, where they come last; each thief begins with another one."""
+    turned = [*shares[number + 1 :], *shares[:number]]
+    return [of for row in zip_longest(*(share[::-1] for share in turned)) for of in row if of is not None]

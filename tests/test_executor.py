@@ -101,6 +101,15 @@ def test_two_threads_that_ask_for_one_result_make_it_once(tmp_path: Path) -> Non
     assert [event["reused"] for event in heard if event["event"] == "stage.done"].count(False) == 2
 
 
+def test_a_process_that_is_to_keep_a_gpu_busy_works_on_several_shots_at_once(tmp_path: Path) -> None:
+    heard = Heard()
+    with Work.open(tmp_path, Events([heard]), Stop()) as work, Processes([""]) as executor:
+        made = executor.map([Toy(number, Knob(seconds=0.5)) for number in range(3)], work, Runtime(workers=3))
+    assert [int(ref.load().of[0]) for ref in made] == [0, 1, 4]
+    squares = [event["event"] for event in heard if event["stage"] == "square"]
+    assert squares == ["stage.start"] * 3 + ["stage.done"] * 3
+
+
 def test_a_shot_whose_process_is_killed_is_given_to_another(tmp_path: Path) -> None:
     heard = Heard()
     with Work.open(tmp_path, Events([heard]), Stop()) as work, processes() as executor:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -53,6 +54,10 @@ class Table:
 UNITS = [Unit(f"u{number}", cost) for number, cost in enumerate((5, 1, 4, 2, 3, 9, 1, 1))]
 
 
+def asks(shard: Shard, board: Table, *, steal: bool = True) -> Iterator[Unit | None]:
+    return to_make(UNITS, deal([unit.cost for unit in UNITS], shard.of), shard.number, board, steal=steal)
+
+
 def test_shares_are_dealt_dearest_first_and_evenly() -> None:
     shares = deal([unit.cost for unit in UNITS], 3)
     assert shares == deal([unit.cost for unit in UNITS], 3)
@@ -66,7 +71,7 @@ def test_shares_are_dealt_dearest_first_and_evenly() -> None:
 def test_any_of_the_shards_make_every_unit_once(alive: tuple[int, ...]) -> None:
     there: set[str] = set()
     claims: dict[str, str] = {}
-    workers = [to_make(UNITS, Shard(number, 3), Table(there, claims, str(number))) for number in alive]
+    workers = [asks(Shard(number, 3), Table(there, claims, str(number))) for number in alive]
     made: list[str] = []
     for worker in itertools.cycle(workers):
         unit = next(worker, None)
@@ -82,14 +87,14 @@ def test_any_of_the_shards_make_every_unit_once(alive: tuple[int, ...]) -> None:
 
 def test_a_worker_waits_for_what_another_is_at_and_takes_it_over_from_the_dead() -> None:
     there, claims = {unit.name for unit in UNITS[1:]}, {"u0": "other"}
-    assert next(to_make(UNITS, Shard(), Table(there, claims, "me"))) is None
-    assert next(to_make(UNITS, Shard(), Table(there, claims, "me", dead=("other",)))) == UNITS[0]
+    assert next(asks(Shard(), Table(there, claims, "me"))) is None
+    assert next(asks(Shard(), Table(there, claims, "me", dead=("other",)))) == UNITS[0]
 
 
 def test_without_stealing_only_the_own_share_is_made() -> None:
     there: set[str] = set()
     made = []
-    for unit in to_make(UNITS, Shard(1, 3), Table(there, {}, "me"), steal=False):
+    for unit in asks(Shard(1, 3), Table(there, {}, "me"), steal=False):
         assert unit is not None
         made.append(unit)
         there.add(unit.name)
@@ -113,7 +118,7 @@ def test_what_is_no_share_is_refused(text: str) -> None:
 def test_a_unit_is_claimed_by_one_and_free_again_when_released_or_its_claimant_is_dead(tmp_path: Path) -> None:
     with enter(tmp_path, "a") as one, enter(tmp_path, "b") as other:
         assert one.claim("u1") and not other.claim("u1") and other.claimed() == {"u1"}
-        assert one.claim("u1")  # a thread of ours that failed
+        assert not one.claim("u1")  # another thread is at it
         one.release("u1")
         assert other.claim("u1")
         (tmp_path / "claims" / "u2").write_text("elsewhere-1-c")  # who never was, or is gone

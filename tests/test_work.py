@@ -88,7 +88,7 @@ def test_late_setting_reruns_only_what_follows_and_changing_back_reruns_nothing(
 
 def test_speed_settings_rerun_nothing(tmp_path: Path, film: Path) -> None:
     run(tmp_path / "work", film)
-    run(tmp_path / "work", film, runtime=Runtime(device="cuda:1", batch_size=64, threads=7))
+    run(tmp_path / "work", film, runtime=Runtime(device="cuda:1", batch_size=64))
     assert CALLS == ["numbers", "total"]
 
 

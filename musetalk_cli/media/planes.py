@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast
 
 import av
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,23 +68,32 @@ def region_rgb(frame: av.VideoFrame, region: tuple[int, int, int, int], colour: 
     if "R" in planes:
         return np.stack([planes[role] for role in "RGB"], 2) * np.float32(255 / ((1 << layout.depth) - 1))
     y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(frame.format.name, colour))
-    luma = (planes["Y"] - np.float32(y_zero)) / np.float32(y_scale)
     if "U" not in planes:
-        return np.repeat(luma[..., None] * np.float32(255), 3, 2)
+        luma = (planes["Y"] - np.float32(y_zero)) * np.float32(255 / y_scale)
+        return np.repeat(luma[..., None], 3, 2)
     kr, kb = luma_weights(colour, frame.height)
-    blue, red = ((planes[role] - np.float32(c_zero)) / np.float32(c_scale) for role in "UV")
-    r, b = luma + red * np.float32(2 * (1 - kr)), luma + blue * np.float32(2 * (1 - kb))
-    g = (luma - kr * r - kb * b) / np.float32(1 - kr - kb)
-    return np.stack([r, g, b], 2) * np.float32(255)
+    kg = 1 - kr - kb
+    blue, red = 2 * (1 - kb), 2 * (1 - kr)
+    of_yuv = np.array([[1, 0, red], [1, -blue * kb / kg, -red * kr / kg], [1, blue, 0]]) * 255  # Y', Cb, Cr of 0..1 and -0.5..0.5
+    of_codes = of_yuv / [y_scale, c_scale, c_scale]
+    moved = of_codes @ [-y_zero, -c_zero, -c_zero]
+    codes = cv2.merge([planes[role] for role in "YUV"]).astype(np.float32)
+    return np.asarray(cv2.transform(codes, np.column_stack([of_codes, moved])), np.float32)
 
 
-def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """(h, w) code values of one component at each pixel of the region."""
+def _region(frame: av.VideoFrame, channel: "Channel", layout: "Layout", region: tuple[int, int, int, int]) -> NDArray[Any]:
+    """(h, w) code values of one component at each pixel of the region; of chroma the sample that a pixel belongs to."""
     x1, y1, x2, y2 = region
-    xs, ys = np.arange(x1, x2), np.arange(y1, y2)
-    if channel.role in "UV":
-        xs, ys = xs >> layout.log2_x, ys >> layout.log2_y
-    return (_samples(frame, channel, layout)[np.ix_(ys, xs)] >> layout.shift).astype(np.float32)
+    samples = _samples(frame, channel, layout)
+    if channel.role in "UV" and (layout.log2_x or layout.log2_y):
+        down, across = layout.log2_y, layout.log2_x
+        cells = samples[y1 >> down : -(-y2 >> down), x1 >> across : -(-x2 >> across)]
+        wide = np.repeat(np.repeat(cells, 1 << down, 0), 1 << across, 1)
+        top, left = y1 - (y1 >> down << down), x1 - (x1 >> across << across)
+        cut = wide[top : top + y2 - y1, left : left + x2 - x1]
+    else:
+        cut = samples[y1:y2, x1:x2]
+    return np.ascontiguousarray(cut >> layout.shift if layout.shift else cut, cut.dtype.newbyteorder("="))
 
 
 def cut_out(frame: av.VideoFrame, region: tuple[int, int, int, int]) -> av.VideoFrame:
@@ -284,14 +294,11 @@ def _components(rgb: NDArray[np.float32], frame: av.VideoFrame, layout: Layout, 
         return {role: rgb[..., i] * np.float32(top / 255) for i, role in enumerate("RGB")}
     kr, kb = luma_weights(colour, frame.height)
     y_scale, y_zero, c_scale, c_zero = _code_values(layout.depth, is_full_range(frame.format.name, colour))
-    r, g, b = (rgb[..., i] / np.float32(255) for i in range(3))
-    luma = kr * r + (1 - kr - kb) * g + kb * b
-    blue, red = (b - luma) / (2 * (1 - kb)), (r - luma) / (2 * (1 - kr))
-    return {
-        "Y": luma * np.float32(y_scale) + np.float32(y_zero),
-        "U": blue * np.float32(c_scale) + np.float32(c_zero),
-        "V": red * np.float32(c_scale) + np.float32(c_zero),
-    }
+    luma = np.array([kr, 1 - kr - kb, kb])
+    blue, red = ([0, 0, 1] - luma) / (2 * (1 - kb)), ([1, 0, 0] - luma) / (2 * (1 - kr))
+    of_rgb = np.stack([luma * y_scale, blue * c_scale, red * c_scale]) / 255
+    codes = cv2.split(cv2.transform(rgb, np.column_stack([of_rgb, [y_zero, c_zero, c_zero]])))
+    return {role: np.asarray(plane, np.float32) for role, plane in zip("YUV", codes, strict=True)}
 
 
 def luma_weights(colour: Colour, height: int) -> tuple[float, float]:
