@@ -70,6 +70,11 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _url(text: str) -> str:
+    """A folder as a URL may be: the same for every process, wherever it runs."""
+    return text if not text or is_url(text) else str(Path(text).absolute())
+
+
 Film = Annotated[Path, typer.Argument(metavar="FILM", parser=_path, help="The film.")]
 Model = Annotated[
     str,
@@ -222,6 +227,7 @@ StoreUrl = Annotated[
         "--store",
         env="STORE",
         metavar="URL",
+        parser=_url,
         help="Keep results there too, by fsspec (s3://BUCKET/PREFIX, gs://...): runs on other machines find them.",
     ),
 ]

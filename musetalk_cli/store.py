@@ -46,7 +46,9 @@ class Store:
             try:
                 self._files.pipe_file(f"{self._root}/{PROBE}", b"musetalk keeps results here\n")
             except FileNotFoundError as error:
-                raise UsageError(f"cannot be written ({_said(error)})", "make the bucket first", thing=self.url) from error
+                raise UsageError(
+                    f"cannot be written ({_said(error)})", "make the bucket or the folder first", thing=self.url
+                ) from error
 
     def has(self, name: str) -> bool:
         """Whether that result was kept here. name: STAGE/UNIT-KEY."""

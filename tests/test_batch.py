@@ -484,4 +484,5 @@ def test_every_choice_of_a_batch_reaches_its_films(films: Path, monkeypatch: pyt
     assert cli.run(["batch", str(films), *told, "--keep", "--fresh", "--store", "memory://x", "--lang", "fr", "-q"]) == 0
     (plan, choices) = seen[0]
     assert (choices.max_yaw, choices.occlusion, choices.fade, choices.min_face, choices.steady) == (30, 0.2, 0.3, 40, 2)
+    assert cli.run(["batch", str(films), "--store", "kept", "-q"]) == 0 and seen[1][0].store == str(Path("kept").absolute())
     assert choices.parsing_mode == "raw" and (plan.keep, plan.fresh, plan.store, plan.lang) == (True, True, "memory://x", "fr")

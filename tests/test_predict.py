@@ -181,6 +181,12 @@ def test_costs_are_taken_apart() -> None:
     assert found["remux"].unit_s == 0 and found["remux"].call_s == pytest.approx(0.3)
 
 
+def test_a_disturbed_short_run_does_not_make_frames_free() -> None:
+    late = ran(10)
+    late = late._replace(stages={**late.stages, "blend": late.stages["blend"]._replace(seconds=6.4)})
+    assert costs(PROBE._replace(warm=late))["blend"].unit_s == pytest.approx(6.5 / 60 / 2)
+
+
 def test_a_film_costs_its_frames_its_shots_and_its_voice() -> None:
     config = replace(DubConfig(), demux=DemuxConfig(chunk=Fraction(5)))
     amount, _ = amount_of(LOOK, heard((0, 10), length=60.0), None, config, everyone=False)

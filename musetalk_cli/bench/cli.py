@@ -28,7 +28,7 @@ def _path(text: str) -> Path:
 
 Film = Annotated[
     Path | None,
-    typer.Argument(metavar="[FILM]", parser=_path, help="The film. Default: one of 1920x1080 at 25 fps with one face is made."),
+    typer.Argument(metavar="FILM", parser=_path, help="The film. Default: one of 1920x1080 at 25 fps with one face is made."),
 ]
 Audio = Annotated[
     Path | None, typer.Option("--audio", metavar="PATH", parser=_path, help="A voice. Default: the film's own sound.")

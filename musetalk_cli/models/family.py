@@ -1,6 +1,7 @@
 """The one interface of the three families of weights: what the stages ask of a model. Knows nothing of stages or files.
 
-Arrays in, arrays out, so that a stage needs no torch. Rows are independent: any split into batches gives the same rows.
+Arrays in, arrays out, so that a stage needs no torch. Rows are independent: any split into batches gives the same rows, to the bit where
+numbers are exact, else but for rounding.
 """
 
 from collections.abc import Sequence

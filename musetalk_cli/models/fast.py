@@ -29,13 +29,13 @@ class Conv(nn.Module):
         """shift: (C,) for the bias."""
         super().__init__()
         bias = torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
-        self.weight = nn.Parameter(conv.weight.to(memory_format=LAST), False)
-        self.bias = nn.Parameter(bias if shift is None else (bias.float() + shift).to(bias.dtype), False)
+        self.weight = _frozen(conv.weight.to(memory_format=LAST))
+        self.bias = _frozen(bias if shift is None else (bias.float() + shift).to(bias.dtype))
         self.stride, self.padding = list(conv.stride), [int(side) for side in conv.padding]
         self._packed: Tensor | None = None
 
     def forward(self, x: Tensor, add: Tensor | None = None) -> Tensor:
-        if x.device.type == "cpu":
+        if _packs(x):
             return self._on_cpu(x, add)
         y = functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
         return y if add is None else y + add
@@ -60,11 +60,23 @@ class Upsample(nn.Module):
         super().__init__()
         spread = torch.tensor([[0, 0, 1.0], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=conv.weight.device)  # (4, 3) taps from taps
         summed = torch.einsum("pi,qj,ocij->copq", spread, spread, conv.weight.float())
-        self.weight = nn.Parameter(summed.to(conv.weight.dtype).contiguous(memory_format=LAST), False)
-        self.bias = nn.Parameter(conv.bias if conv.bias is not None else torch.zeros_like(conv.weight[:, 0, 0, 0]), False)
+        self.weight = _frozen(summed.to(conv.weight.dtype).contiguous(memory_format=LAST))
+        self.bias = _frozen(torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=1)
+
+
+class SmallUpsample(nn.Module):
+    """The same as it is written: where pictures are small and weights large, the time goes to reading weights, and 16 taps are more."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = Conv(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return y
 
 
 class Linear(nn.Module):
@@ -73,18 +85,39 @@ class Linear(nn.Module):
     def __init__(self, *layers: nn.Linear | nn.Conv2d) -> None:
         """Convolutions: 1x1."""
         super().__init__()
-        self.weight = nn.Parameter(torch.cat([layer.weight.flatten(1) for layer in layers]), False)
+        self.weight = _frozen(torch.cat([layer.weight.flatten(1) for layer in layers]))
         biases = [layer.bias for layer in layers if layer.bias is not None]
-        self.bias = nn.Parameter(torch.cat(biases), False) if biases else None
+        self.bias = _frozen(torch.cat(biases)) if biases else None
         self._packed: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype == torch.float32:  # fp32 goes to MKL, which packs within the multiplication
-            return functional.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, *, add: Tensor | None = None) -> Tensor:
+        if x.dtype == torch.float32 or not _packs(x):  # fp32 goes to MKL, which packs within the multiplication
+            y = functional.linear(x, self.weight, self.bias)
+            return y if add is None else y + add
+        if add is None:
+            plain: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._pack(x), self.bias, "none", [], "")
+            return plain
+        return self._with(x, add, "add")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Of the answer."""
+        if x.dtype == torch.float32 or not _packs(x):
+            return functional.gelu(self(x))
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._pack(x), self.bias, "gelu", [], "none")
+        return y
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The answer times `other`."""
+        return self(x) * other if x.dtype == torch.float32 or not _packs(x) else self._with(x, other, "mul")
+
+    def _with(self, x: Tensor, other: Tensor, what: str) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self._pack(x), self.bias, what)
+        return y
+
+    def _pack(self, x: Tensor) -> Tensor:
         if self._packed is None:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, x.numel() // x.shape[-1])
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
-        return y
+        return self._packed
 
 
 class Norm(nn.Module):
@@ -92,12 +125,23 @@ class Norm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm, *, silu: bool = True) -> None:
         super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
+        self.weight, self.bias = _frozen(norm.weight), _frozen(norm.bias)
         self.groups, self.eps, self.silu = norm.num_groups, norm.eps, silu
 
     def forward(self, x: Tensor) -> Tensor:
         y = functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
         return functional.silu(y, inplace=True) if self.silu else y
+
+
+class CellNorm(nn.Module):
+    """Over the channels of a cell."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = _frozen(norm.weight), _frozen(norm.bias), norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class Residual(nn.Module):
@@ -106,9 +150,11 @@ class Residual(nn.Module):
     def __init__(self, block: Any, embedding: Tensor | None = None) -> None:
         """block: diffusers' ResnetBlock2D. embedding: (1, E) of the timestep, after SiLU."""
         super().__init__()
-        shift = None if embedding is None else functional.linear(
-            embedding, block.time_emb_proj.weight.float(), block.time_emb_proj.bias.float()
-        )[0]
+        shift = (
+            None
+            if embedding is None
+            else functional.linear(embedding, block.time_emb_proj.weight.float(), block.time_emb_proj.bias.float())[0]
+        )
         self.norm1, self.conv1 = Norm(block.norm1), Conv(block.conv1, shift)
         self.norm2, self.conv2 = Norm(block.norm2), Conv(block.conv2)
         self.beside = None if block.conv_shortcut is None else Conv(block.conv_shortcut)
@@ -120,21 +166,21 @@ class Residual(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """(N, T, C) -> (N, T, C), without what is beside it."""
+    """(N, T, C) -> (N, T, C), and `beside` added."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.heads = attention.heads
         self.three, self.out = Linear(attention.to_q, attention.to_k, attention.to_v), Linear(attention.to_out[0])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
         query, key, value = _heads(self.three(x), 3, self.heads)
-        y: Tensor = self.out(_joined(functional.scaled_dot_product_attention(query, key, value)))
+        y: Tensor = self.out(_joined(functional.scaled_dot_product_attention(query, key, value)), add=beside)
         return y
 
 
 class CrossAttention(nn.Module):
-    """(N, T, C), tokens (N, 50, 384) -> (N, T, C)."""
+    """(N, T, C), tokens (N, 50, 384) -> (N, T, C), and `beside` added."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -145,9 +191,9 @@ class CrossAttention(nn.Module):
             Linear(attention.to_out[0]),
         )
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, beside: Tensor) -> Tensor:
         (query,), (key, value) = _heads(self.query(x), 1, self.heads), _heads(self.two(tokens), 2, self.heads)
-        y: Tensor = self.out(_joined(functional.scaled_dot_product_attention(query, key, value)))
+        y: Tensor = self.out(_joined(functional.scaled_dot_product_attention(query, key, value)), add=beside)
         return y
 
 
@@ -159,7 +205,7 @@ class MiddleAttention(nn.Module):
         self.norm, self.attention = Norm(attention.group_norm, silu=False), SelfAttention(attention)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + _picture(self.attention(_cells(self.norm(x))), x)
+        return _picture(self.attention(_cells(self.norm(x)), _cells(x)), x)
 
 
 class Transformer(nn.Module):
@@ -168,18 +214,22 @@ class Transformer(nn.Module):
     def __init__(self, transformer: Any) -> None:
         super().__init__()
         (block,) = transformer.transformer_blocks
-        self.norm, self.into, self.outof = Norm(transformer.norm, silu=False), Linear(transformer.proj_in), Linear(transformer.proj_out)
-        self.norms = nn.ModuleList([block.norm1, block.norm2, block.norm3])
+        self.norm, self.into, self.outof = (
+            Norm(transformer.norm, silu=False),
+            Linear(transformer.proj_in),
+            Linear(transformer.proj_out),
+        )
+        self.norms = nn.ModuleList([CellNorm(block.norm1), CellNorm(block.norm2), CellNorm(block.norm3)])
         self.cells, self.voice = SelfAttention(block.attn1), CrossAttention(block.attn2)
-        self.wide, self.narrow = Linear(block.ff.net[0].proj), Linear(block.ff.net[2])
+        self.value, self.gate, self.narrow = *_halves(block.ff.net[0].proj), Linear(block.ff.net[2])
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         y = self.into(_cells(self.norm(x)))
-        y = y + self.cells(self.norms[0](y))
-        y = y + self.voice(self.norms[1](y), tokens)
-        value, gate = self.wide(self.norms[2](y)).chunk(2, dim=-1)
-        y = y + self.narrow(value * functional.gelu(gate))
-        return x + _picture(self.outof(y), x)
+        y = self.cells(self.norms[0](y), y)
+        y = self.voice(self.norms[1](y), tokens, y)
+        seen = self.norms[2](y)
+        y = self.narrow(self.value.times(seen, self.gate.gelu(seen)), add=y)
+        return _picture(self.outof(y, add=_cells(x)), x)
 
 
 class FastUnet(nn.Module):
@@ -194,7 +244,7 @@ class FastUnet(nn.Module):
         self.down = nn.ModuleList([_pairs(block, now) for block in net.down_blocks])
         self.up = nn.ModuleList([_pairs(block, now) for block in net.up_blocks])
         self.lower = nn.ModuleList([Conv(block.downsamplers[0].conv) for block in net.down_blocks if block.downsamplers])
-        self.raised = nn.ModuleList([Upsample(block.upsamplers[0].conv) for block in net.up_blocks if block.upsamplers])
+        self.raised = nn.ModuleList([SmallUpsample(block.upsamplers[0].conv) for block in net.up_blocks if block.upsamplers])
         self.before, self.between, self.after = (
             Residual(middle.resnets[0], now),
             Transformer(middle.attentions[0]),
@@ -268,6 +318,28 @@ class _Lower(nn.Module):
         return y
 
 
+def _halves(both: nn.Linear) -> tuple[Linear, Linear]:
+    """Of a gated layer: the value, and what it is multiplied with after GELU."""
+    made = []
+    for weight, bias in zip(both.weight.chunk(2), both.bias.chunk(2), strict=True):
+        half = nn.Linear(1, 1)  # of any size: it is given these numbers
+        half.weight, half.bias = _frozen(weight), _frozen(bias)
+        made.append(Linear(half))
+    return made[0], made[1]
+
+
+def _packs(x: Tensor) -> bool:
+    """Whether oneDNN is there and computes in this precision: not on every CPU."""
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    """The same memory under another name: the net it comes from may be converted for a moment, and this one not."""
+    return nn.Parameter(tensor.detach(), False)
+
+
 def _embedding(unet: Any) -> Tensor:
     """(1, E) float32: timestep 0 after the SiLU that each residual block begins with."""
     step = torch.zeros(1, dtype=torch.int64, device=unet.device)
@@ -312,13 +384,14 @@ def _cells(x: Tensor) -> Tensor:
 
 def _picture(cells: Tensor, like: Tensor) -> Tensor:
     """(N, H * W, C) -> (N, C, H, W) channels last, the same memory."""
-    return cells.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+    count, channels, height, width = like.shape
+    return cells.reshape(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """(N, T, parts * C) -> parts of (N, heads, T, C / heads)."""
-    split = x.unflatten(2, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-    return split.unbind(0)
+    count, cells, _ = x.shape
+    return x.reshape(count, cells, parts, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def _joined(x: Tensor) -> Tensor:
