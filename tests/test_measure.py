@@ -68,7 +68,7 @@ class Desk:
     def report(self, result: Path, film: Path | None = None) -> Report:
         film = film or self.film
         with Work.open(self.folder / f"work.{film.stem}", Events(), Stop()) as work:
-            return report_of(film, result, Run(film, DubConfig(), Runtime(threads=1), work, Events()), ReportConfig())
+            return report_of(film, result, Run(film, DubConfig(), Runtime(workers=1), work, Events()), ReportConfig())
 
 
 def speaking(portrait: Rgb, falls_px: float) -> Rgb:
@@ -201,8 +201,8 @@ def test_after_a_dub_its_own_decisions_are_reported(desk: Desk) -> None:
     model = choose_model("lite", desk.folder)
     config = for_job(replace(DubConfig(), model=model, remux=RemuxConfig(length="trim")), job)
     with open_session(film, Place(desk.folder / "work.short"), Voice(quiet=True)) as session:
-        told = dub(job, config=config, runtime=Runtime(threads=1), work=session.work, events=session.events)
-        report = report_of_dub(job, Run(film, config, Runtime(threads=1), session.work, session.events), ReportConfig())
+        told = dub(job, config=config, runtime=Runtime(workers=1), work=session.work, events=session.events)
+        report = report_of_dub(job, Run(film, config, Runtime(workers=1), session.work, session.events), ReportConfig())
     (shot,) = report.shots
     assert [(track.what, track.start, track.stop) for track in shot.tracks] == [
         (v.what, v.start, v.stop) for v in told.decisions[0].verdicts
@@ -224,7 +224,7 @@ def clip(request: pytest.FixtureRequest) -> tuple[Path, float]:
 
 def real_faces(desk: Desk, film: Path) -> tuple[Source, Faces]:
     with Work.open(desk.folder / f"work.{film.stem}", Events(), Stop()) as work:
-        run = Run(film, DubConfig(), Runtime(threads=1), work, Events())
+        run = Run(film, DubConfig(), Runtime(workers=1), work, Events())
         source = work.do(demux, film, config=run.config.demux, runtime=run.runtime, unit="film")
         (faces,) = find_faces(source, run)
         return source.load(), faces.load()
@@ -270,6 +270,6 @@ def test_a_real_dub_passes_and_its_sound_moved_is_found(desk: Desk) -> None:
     model = choose_model("lite", desk.folder)
     config = for_job(replace(DubConfig(), model=model, remux=RemuxConfig(length="trim")), job)
     with open_session(film, Place(desk.folder / "work.dub"), Voice(quiet=True)) as session:
-        dub(job, config=config, runtime=Runtime(threads=1), work=session.work, events=session.events)
+        dub(job, config=config, runtime=Runtime(workers=1), work=session.work, events=session.events)
     assert desk.report(job.output, film).score == 100
     assert "shift" in kinds(desk.report(desk.joined("real.late", job.output, job.output, 0.2, seconds), film))

@@ -7,9 +7,7 @@ from typing import NamedTuple
 
 from musetalk_cli.config import DubConfig, ReportConfig, Runtime
 from musetalk_cli.errors import InterruptedRun, MusetalkError, QualityGateError
-from musetalk_cli.pipeline import Run
 from musetalk_cli.report.files import paths, write
-from musetalk_cli.report.measure import report_of, report_of_dub
 from musetalk_cli.report.records import Report
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
@@ -47,6 +45,9 @@ def report_film(
         check_apart(path, [film, result])
         if path.exists() and not overwrite:
             raise exists_error(path, "-y replaces it, -o names another folder")
+    from musetalk_cli.pipeline import Run  # with all networks' libraries: a dub that has not begun does not wait for them
+    from musetalk_cli.report.measure import report_of
+
     runtime = choose_runtime(choices)
     with open_session(film, place, voice, deliver=False) as session:
         run = Run(film, dub_config(choices, runtime), runtime, session.work, session.events)
@@ -56,6 +57,9 @@ def report_film(
 
 def report_dub(job: DubJob, session: Session, config: DubConfig, runtime: Runtime, *, seconds: float | None) -> Reported:
     """Of what this job has just delivered, in its session and with its config; beside it, in place of an older report of it."""
+    from musetalk_cli.pipeline import Run
+    from musetalk_cli.report.measure import report_of_dub
+
     run = Run(job.video, config, runtime, session.work, session.events)
     report = report_of_dub(job, run, replace(ReportConfig(), seconds=seconds))
     return _told(Reported(report, *write(report, job.output.with_suffix(""))), session)
