@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -220,18 +222,33 @@ def musetalk(*arguments: str) -> int:
     return cli.run([*arguments, "--progress", "none"])
 
 
+@contextmanager
+def shard(work: Path, number: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker with shard `number` of three, gone with the block."""
+    command = line("work", "--shard", f"{number}/3", str(work), "--progress", "none")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
 def test_three_shards_at_once_one_killed_and_rerun_give_the_bytes_of_one_run(films: Path) -> None:
     work = films / "shards"
     assert musetalk("plan", *asked(films, "shards.mp4", "shards")) == 0
-    shards = [line("work", "--shard", f"{number}/3", str(work), "--progress", "none") for number in range(3)]
-    workers = [subprocess.Popen(shard, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for shard in shards]
-    while not list((work / "tmp").glob("*1of3/*/*")) if (work / "tmp").is_dir() else True:  # it is within a step
-        assert workers[1].poll() is None
-        time.sleep(0.01)
-    workers[1].kill()
-    workers[1].wait()
-    assert musetalk("work", "--shard", "1/3", str(work)) == 0
-    assert [worker.wait(120) for worker in (workers[0], workers[2])] == [0, 0]
+    with shard(work, 1) as killed:
+        while not list((work / "tmp").glob("*1of3/*/*")):  # it is within a step
+            assert killed.poll() is None
+            time.sleep(0.001)
+        killed.send_signal(signal.SIGSTOP)  # and stays there while the others begin
+        with shard(work, 0) as first, shard(work, 2) as last:
+            while len(list((work / "tmp").glob("*of3"))) < 3:
+                assert first.poll() is None and last.poll() is None
+                time.sleep(0.01)
+            killed.kill()
+            killed.wait()
+            assert musetalk("work", "--shard", "1/3", str(work)) == 0
+            assert [first.wait(120), last.wait(120)] == [0, 0]
     assert musetalk("join", str(work)) == 0
     assert (films / "shards.mp4").read_bytes() == (films / "serial.mp4").read_bytes()
     assert not list((work / "claims").iterdir()) and not list((work / "tmp").iterdir())

@@ -99,7 +99,7 @@ def _ratio(pairs: Sequence[tuple[object, object]]) -> Ratio:
 
 def _edition(folder: Path) -> Checkout:
     asked = _python(folder, "-c", "import musetalk_cli; print(musetalk_cli.__file__)")
-    if asked.returncode or not Path(asked.stdout.strip()).is_relative_to(folder):
+    if asked.returncode or not Path(asked.stdout.strip()).resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{folder}: no checkout of musetalk", "give the folder that holds musetalk_cli", thing="--against")
     known = _python(folder, "-m", "musetalk_cli", "dub", "--help").stdout
     return Checkout(folder, tuple(part for flag in SAME_WORK if flag[0] in known for part in flag))

@@ -1,7 +1,7 @@
 """A net that is compiled when that pays. In: a net, tensors of N rows. Out: its answer. Knows nothing of what the net is.
 
-Compiling takes minutes and makes a row some tenths faster, so a short film is done before it is. What was compiled is kept in the
-cache folder (Inductor's own cache), so that the next process compiles nothing.
+Compiling takes minutes, so a short film is done before it is. What was compiled is kept in the cache folder (Inductor's own cache), so
+that the next process compiles nothing.
 
 CUDA graphs are left out: torch's belong to one thread, and shots are painted from several; at 8 rows and more the GPU is busy for
 longer than Python takes to launch.

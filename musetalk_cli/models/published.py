@@ -15,8 +15,9 @@ windows that repeat the voice's edges instead of zeros.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -87,12 +88,13 @@ class FastNets:
         return Made(levels.clamp_(0, 255).to(torch.uint8), torch.isfinite(images).all())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PublishedModel:
     """v15 or v1 behind the interface that all families share.
 
     Exact, rows go through one by one on a CPU and always eight at a time on a GPU: kernels differ with the batch, and the same row
-    must give the same pixels. Raises MemoryError where a GPU has no room for what it was given.
+    must give the same pixels. One thread at a time: a net that takes another precision for a moment takes it for all, and one call
+    keeps a GPU busy. Raises MemoryError where a GPU has no room for what it was given.
     """
 
     name: str
@@ -100,15 +102,17 @@ class PublishedModel:
     positions: Tensor  # (50, 384)
     latent_channels: int = LATENT_CHANNELS
     fast: FastNets | None = None  # None: exact
+    _alone: RLock = field(default_factory=RLock)
 
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
         """(S,) mono 16 kHz -> (T, 5, 384), T = floor(S / 320)."""
-        with _memory():
+        with self._alone, _memory():
             return ear.hidden_states(self.nets.whisper, speech)
 
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """(N, 256, 256, 3) -> masked and reference latents, (N, 4, 32, 32) each, scaled; masked has rows 128 and below at -1."""
-        both = self._encode(np.concatenate([hide_mouth(crops_rgb), crops_rgb]))
+        with self._alone:
+            both = self._encode(np.concatenate([hide_mouth(crops_rgb), crops_rgb]))
         return both[: len(crops_rgb)], both[len(crops_rgb) :]
 
     def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
@@ -129,11 +133,15 @@ class PublishedModel:
         lent: not looked at. fp32: in full precision, whatever the model is loaded in.
         """
         given = [torch.from_numpy(np.array(array)) for array in (masked, reference, windows)]
-        with _memory():
+        with self._alone, _memory():
             return _together(self._answers_fast(given) if self.fast and not fp32 else self._answers_exact(given, fp32=fp32))
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """(N, 4, 32, 32) scaled -> (N, 256, 256, 3) RGB."""
+        with self._alone:
+            return self._decode(latents)
+
+    def _decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         pixels = np.empty((len(latents), CROP_PX, CROP_PX, 3), np.uint8)
         given = torch.from_numpy(np.array(latents))
         if self.fast is None:
