@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -307,11 +308,29 @@ def test_dnxhd_keeps_its_compression_id(tmp_path: Path, number: str) -> None:
     size, pix_fmt = DNXHD_FORMS.get(number, (HD, "yuv422p"))
     source = source_like("dnxhd", pix_fmt, size, profile=number)
     with SegmentWriter(tmp_path / "a.mov", source, BlendConfig(suffix=".mov")) as writer:
-        frame = av.VideoFrame(*size, pix_fmt)
-        frame.pts = 0
-        writer.write(frame)
+        writer.write(even_frame(size, pix_fmt, 64))
     with open_film(tmp_path / "a.mov") as file:
         assert profile_of(file, file.streams.video[0]) == number
+
+
+@pytest.mark.parametrize(("value", "good"), [(1023, True), (1024, False)])
+def test_samples_beyond_their_bits_are_refused_not_encoded(tmp_path: Path, value: int, good: bool) -> None:
+    """libavcodec's DNxHD ends the process on them."""
+    source = source_like("dnxhd", "yuv422p10le", (256, 128), profile="1271")
+    with SegmentWriter(tmp_path / "a.mov", source, BlendConfig(suffix=".mov")) as writer:
+        writer.write(even_frame((256, 128), "yuv422p10le", 512))
+        with nullcontext() if good else pytest.raises(InputError, match=r"value 1024, beyond the 10 bits of yuv422p10le"):
+            writer.write(even_frame((256, 128), "yuv422p10le", value, pts=1))
+
+
+def even_frame(size: tuple[int, int], pix_fmt: str, value: int, pts: int = 0) -> av.VideoFrame:
+    """Every sample the same."""
+    frame = av.VideoFrame(*size, pix_fmt)
+    for plane in frame.planes:
+        of = np.uint16 if pix_fmt.endswith("10le") else np.uint8
+        plane.update(np.full(plane.buffer_size // of().itemsize, value, of))
+    frame.pts = pts
+    return frame
 
 
 EVERY = [

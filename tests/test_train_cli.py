@@ -328,10 +328,12 @@ def test_published_architecture_goes_through_both_stages(
 
 def _whisper(tmp_path: Path) -> Path:
     """The embedded whisper-tiny in transformers' layout."""
+    from transformers import WhisperConfig
+
     from musetalk_cli.models.lite import load_lite_whisper
 
     encoder = load_lite_whisper(embedded_lite())
-    encoder.config.save_pretrained(tmp_path / "whisper")
+    WhisperConfig(d_model=384, encoder_layers=4, encoder_attention_heads=6).save_pretrained(tmp_path / "whisper")
     tensors = {f"encoder.{name}": value.clone() for name, value in encoder.state_dict().items()}
     save_file(tensors, tmp_path / "whisper" / "model.safetensors")
     return tmp_path / "whisper"

@@ -101,11 +101,11 @@ def _write_vae(folder: Path, seed: int) -> None:
 
 def _write_whisper(folder: Path, seed: int) -> None:
     import torch
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
     with torch.device("meta"):
-        net = WhisperEncoder(WhisperConfig(**WHISPER))
+        net = WhisperEncoder()
     tensors = drawn(net.state_dict(), seed, torch.float32)
     _save(folder / "model.safetensors", {f"encoder.{name}": tensor for name, tensor in tensors.items()})
     (folder / "config.json").write_text(json.dumps(WHISPER))

@@ -6,6 +6,7 @@ checks every frame that it hands out against it and raises rather than shift by 
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,8 @@ TOLD_BY_TRACK = ("vp9", "prores", "dnxhd", "ffv1")
 NAMED_BY_TAG = ("prores", "dnxhd")  # the track's four letters are the profile
 DNXHD_ID = slice(40, 44)  # of a frame's header: the compression id (SMPTE ST 2019-1)
 
+
+NARROW = re.compile(r"(?:p|gray)(9|10|12|14)le$")  # formats whose samples fill the lower bits of two bytes
 
 CHROMA_REACH_PX = 16  # luma pixels; bicubic looks at four chroma samples, of up to four pixels each
 CUT_GRID_PX = 16  # whole chroma samples of any format, whole steps of the converter's vector code
@@ -247,6 +250,7 @@ class SegmentWriter:
             raise InternalError(
                 f"{self._path.name}: a frame is {found}, the film {self._source.colour.pix_fmt} {self._source.size}"
             )
+        _check_depth(frame, self._source)
         if self._stream is None:
             self._stream = self._open_stream()
         if self._pix_fmt != frame.format.name:
@@ -288,6 +292,22 @@ class SegmentWriter:
             self.close()
         else:
             self._file.close()
+
+
+def _check_depth(frame: av.VideoFrame, source: Source) -> None:
+    """InputError where samples lie beyond their format's bits, as uncompressed films can hold them: libavcodec's DNxHD (FFmpeg 8)
+    ends the process on such a frame, others write what they make of it."""
+    narrow = NARROW.search(frame.format.name)
+    if not narrow:
+        return
+    for plane in frame.planes:
+        samples = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[: plane.height, : plane.width]
+        if samples.max() >> int(narrow[1]):
+            at_s = float((frame.pts or 0) * source.time_base)
+            fact = (
+                f"the picture at {at_s:.3f} s has the value {samples.max()}, beyond the {narrow[1]} bits of {frame.format.name}"
+            )
+            raise InputError(fact, "the film is damaged or its pixel format is mislabelled; encode it anew from its source")
 
 
 @contextmanager

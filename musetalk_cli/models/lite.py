@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -37,16 +37,15 @@ from musetalk_cli.machine import cores
 from musetalk_cli.models.family import FULL, WINDOW, Lent, Numbers, Plan
 from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
-from musetalk_cli.models.whisper import WIDTH, hidden_states
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from musetalk_cli.models.small_unet import SmallUnet
+from musetalk_cli.models.whisper import hidden_states
+from musetalk_cli.models.whisper_encoder import WIDTH, WhisperEncoder, sinusoids
 
 T = TypeVar("T")
 WINDOW_TOKENS = WINDOW
 TOKEN_WIDTH = WIDTH  # of whisper-tiny, and of the U-Net's cross-attention
 HEARD_LAYER = 4  # the last hidden state says most about the lips, measured in docs/decisions.md
+CODE_SPREAD = 256  # numbers that a lip code becomes, beside the U-Net's time embedding
 LATENT_PX = 32
 PX_A_CELL = CROP_PX // LATENT_PX
 REACH = 5  # rows of latents that the encoder sees to each side: two for its convolutions at 64x64, three for those at 32x32
@@ -262,20 +261,21 @@ class LipUNet(nn.Module):
     def __init__(self, config: LiteConfig) -> None:
         super().__init__()
         self.config = config
-        self.spread = nn.Sequential(nn.Linear(config.code_size, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
-        self.tokens = nn.Linear(256, config.code_tokens * TOKEN_WIDTH)
+        self.spread = nn.Sequential(
+            nn.Linear(config.code_size, CODE_SPREAD), nn.SiLU(), nn.Linear(CODE_SPREAD, CODE_SPREAD), nn.SiLU()
+        )
+        self.tokens = nn.Linear(CODE_SPREAD, config.code_tokens * TOKEN_WIDTH)
         self.unet = make_unet(config)
         nn.init.zeros_(self.unet.conv_out.weight)  # an untrained net leaves the reference as it is
-        nn.init.zeros_(self.unet.conv_out.bias)
+        nn.init.zeros_(self.unet.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, masked: Tensor, reference: Tensor, maps: Tensor, codes: Tensor) -> Tensor:
         dtype = self.tokens.weight.dtype
         spread = self.spread(codes.to(dtype))
         tokens = self.tokens(spread).view(len(codes), self.config.code_tokens, TOKEN_WIDTH)
-        step = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
         cells = torch.cat([masked, reference, functional.pixel_unshuffle(maps, 2)], 1)
         cells = functional.pixel_unshuffle(cells, 2)  # 16x16: four times the samples a second
-        out: Tensor = self.unet(cells.to(dtype), step, tokens, class_labels=spread, return_dict=False)[0]
+        out: Tensor = self.unet(cells.to(dtype), tokens, spread)
         paint = functional.pixel_shuffle(out.float(), 2)
         return torch.cat([reference[:, :, :KEPT_TO], (reference + paint)[:, :, KEPT_TO:]], 2)
 
@@ -376,26 +376,11 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def make_unet(config: LiteConfig) -> "UNet2DConditionModel":
+def make_unet(config: LiteConfig) -> SmallUnet:
     """The published U-Net in small: attention at 8x8 only, and the lip code also beside the time embedding."""
-    from diffusers import UNet2DConditionModel
-
-    plain = len(config.unet_widths) - 1
-    return UNet2DConditionModel(
-        sample_size=LATENT_PX // 2,
-        in_channels=4 * (2 * config.latent_channels + 12),  # 12: three maps, four cells each
-        out_channels=4 * config.latent_channels,
-        down_block_types=(*["DownBlock2D"] * plain, "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", *["UpBlock2D"] * plain),
-        norm_num_groups=16,
-        block_out_channels=config.unet_widths,
-        layers_per_block=1,
-        cross_attention_dim=TOKEN_WIDTH,
-        attention_head_dim=config.unet_heads,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=256,
-        resnet_time_scale_shift="scale_shift",
-    )
+    channels = 4 * (2 * config.latent_channels + 12)  # 12: three maps, four cells each
+    answers = 4 * config.latent_channels
+    return SmallUnet(channels, answers, config.unet_widths, config.unet_heads, TOKEN_WIDTH, CODE_SPREAD)
 
 
 class LiteNets(NamedTuple):
@@ -405,7 +390,7 @@ class LiteNets(NamedTuple):
     lips: LipEncoder
     basis: CodeBasis
     unet: LipUNet
-    whisper: "WhisperEncoder"
+    whisper: WhisperEncoder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -605,7 +590,7 @@ def read_basis(folder: Path) -> CodeBasis:
     return CodeBasis(**{name: value.numpy() for name, value in tensors.items()})
 
 
-def load_lite_whisper(folder: Path) -> "WhisperEncoder":
+def load_lite_whisper(folder: Path) -> WhisperEncoder:
     """whisper-tiny's encoder from float16; its sinusoidal positions are computed, not stored."""
     check_files(folder)
     encoder = make_whisper()
@@ -615,17 +600,11 @@ def load_lite_whisper(folder: Path) -> "WhisperEncoder":
     return encoder.eval().requires_grad_(False)
 
 
-def make_whisper() -> "WhisperEncoder":
+def make_whisper() -> WhisperEncoder:
     """whisper-tiny's encoder without its weights; the positions are filled in."""
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder, sinusoids
-
-    sizes = WhisperConfig(
-        d_model=TOKEN_WIDTH, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=4 * TOKEN_WIDTH, num_mel_bins=80
-    )
-    encoder = WhisperEncoder(sizes)
+    encoder = WhisperEncoder()
     with torch.no_grad():
-        encoder.embed_positions.weight.copy_(sinusoids(*encoder.embed_positions.weight.shape))
+        encoder.embed_positions.weight.copy_(sinusoids())
     return encoder
 
 

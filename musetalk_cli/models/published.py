@@ -26,7 +26,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from musetalk_cli import weights
 from musetalk_cli.config import Precision
@@ -39,6 +38,7 @@ from musetalk_cli.models.family import FULL, Lent, Numbers, Plan
 from musetalk_cli.models.fast import LAST, FastDecoder, FastEncoder, FastUnet
 from musetalk_cli.models.feed import Made, answers, filled, splits_of
 from musetalk_cli.models.unet import load_unet, one_step, positional_encoding
+from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
 LATENT_CHANNELS = 4
 LATENT_PX = 32

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musetalk_cli.models.loading import fill, read_tensors
-from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, STATES, WIDTH
+from musetalk_cli.models.whisper import STATES
+from musetalk_cli.models.whisper_encoder import SAMPLE_RATE_HZ, WIDTH
 
 Factor = tuple[int, int]  # by which a block makes a map smaller: height, width
 

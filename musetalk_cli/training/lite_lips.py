@@ -22,11 +22,12 @@ from torch.nn import functional
 from musetalk_cli.metrics.lips import correlation, shifted_correlation
 from musetalk_cli.models.lip_codes import CodeBasis, lip_codes
 from musetalk_cli.models.lite import HEARD_LAYER, WINDOW_TOKENS, LipEncoder, LipNet, LiteConfig
-from musetalk_cli.models.whisper import SAMPLE_RATE_HZ, hidden_states
+from musetalk_cli.models.whisper import hidden_states
+from musetalk_cli.models.whisper_encoder import SAMPLE_RATE_HZ
 from musetalk_cli.training.dataset import Sample
 
 if TYPE_CHECKING:
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+    from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
 MAX_SHIFT = 4  # frames by which a clip's sound may be off and is put right
 FAR_SHIFT = 20

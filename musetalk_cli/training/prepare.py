@@ -46,7 +46,7 @@ from musetalk_cli.training.prepare_video import (
 )
 
 if TYPE_CHECKING:
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+    from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
 VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".ogv", ".3gp"),

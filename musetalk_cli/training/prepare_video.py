@@ -54,7 +54,8 @@ from musetalk_cli.types import Shot
 
 if TYPE_CHECKING:
     import av
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
 LONGEST_S = 28  # of a sample: with a second of sound before and after it is one block of whisper's
 HEARD_BESIDE = FPS  # frames of sound before and after a sample that whisper hears with it

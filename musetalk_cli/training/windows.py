@@ -20,7 +20,8 @@ from musetalk_cli.errors import InputError
 from musetalk_cli.landmarks import MIRRORED, in_crop
 from musetalk_cli.models.family import WINDOW, windows_at
 from musetalk_cli.models.syncnet import CONTEXT_TOKENS, WINDOW_TOKENS, windows_of_features, windows_of_speech
-from musetalk_cli.models.whisper import STATES, WIDTH
+from musetalk_cli.models.whisper import STATES
+from musetalk_cli.models.whisper_encoder import WIDTH
 from musetalk_cli.training.config import MarginConfig, ReferenceConfig
 from musetalk_cli.training.dataset import FEATURES, FPS, Sample, read_frames
 from musetalk_cli.training.sampling import draw_margins, draw_references
