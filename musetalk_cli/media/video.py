@@ -301,7 +301,7 @@ def _check_depth(frame: av.VideoFrame, source: Source) -> None:
     if not narrow:
         return
     for plane in frame.planes:
-        samples = np.frombuffer(plane, np.uint16).reshape(-1, plane.line_size // 2)[: plane.height, : plane.width]
+        samples = np.frombuffer(memoryview(plane), np.uint16).reshape(-1, plane.line_size // 2)[: plane.height, : plane.width]
         if samples.max() >> int(narrow[1]):
             at_s = float((frame.pts or 0) * source.time_base)
             fact = (
