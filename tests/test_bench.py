@@ -1,14 +1,15 @@
 """Promises of the figures: time goes to the work that took it, sums are whole, two editions do the same work in turn, the published way
 pastes where it should, what is not known is said."""
 
+import faulthandler
 import json
-import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import FrameType, FunctionType, SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -22,7 +23,19 @@ from numpy.typing import NDArray
 from musetalk_cli.bench import film as footage
 from musetalk_cli.bench import machine, measure, meter, reference, steps
 from musetalk_cli.bench.against import compare
-from musetalk_cli.bench.kinds import KINDS, PACKAGE, Kind, Looker, apportioned, kind_of, kind_of_stack, waits_for_child
+from musetalk_cli.bench.kinds import (
+    KINDS,
+    PACKAGE,
+    Call,
+    Kind,
+    Looker,
+    Stack,
+    apportioned,
+    kind_of,
+    kind_of_stack,
+    read_stacks,
+    waits_for_child,
+)
 from musetalk_cli.bench.machine import Ceiling, matmul_ceiling
 from musetalk_cli.bench.measure import Bench, Options, Shares, StageSpeed, bench_film, measured
 from musetalk_cli.bench.meter import Meter, Sample, merge, use_of
@@ -42,16 +55,19 @@ def of_file(file: str, function: FunctionType) -> FunctionType:
     return FunctionType(function.__code__.replace(co_filename=f"{PACKAGE}{file}"), function.__globals__)
 
 
-def here() -> FrameType:
-    return sys._getframe()
+def here() -> Stack:
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        return read_stacks(file.read().decode())[threading.get_ident()]
 
 
-def here_within() -> FrameType:
+def here_within() -> Stack:
     return here()
 
 
-def run_ffmpeg() -> FrameType:
-    return sys._getframe()
+def run_ffmpeg() -> Stack:
+    return here()
 
 
 def compute() -> None:
@@ -86,11 +102,19 @@ def test_numpy_counts_for_who_called_it_and_an_import_for_itself() -> None:
     assert kind_of(np.__file__) is None
     inner = of_file("media/grain.py", here_within)
     assert kind_of_stack(inner()) == "blending"
-    frame: Any = SimpleNamespace(
-        f_code=SimpleNamespace(co_filename="<frozen importlib._bootstrap>", co_name="_load"), f_back=inner()
+    assert kind_of_stack((Call("<frozen importlib._bootstrap>", "_load"), *inner())) == "imports"
+    assert kind_of_stack(()) == "python"
+
+
+def test_stacks_of_all_threads_are_read() -> None:
+    told = (
+        'Thread 0x00007f56bebfa6c0 (most recent call first):\n  File "/a b/video.py", line 260 in write\n  File "x.py", line ??? in f\n\n'
+        'Current thread 0x00007f57695296c0 [meter] (most recent call first):\n  File "<frozen importlib._bootstrap>", line 2 in g\n'
     )
-    assert kind_of_stack(frame) == "imports"
-    assert kind_of_stack(None) == "python"
+    assert read_stacks(told) == {
+        0x7F56BEBFA6C0: (Call("/a b/video.py", "write"), Call("x.py", "f")),
+        0x7F57695296C0: (Call("<frozen importlib._bootstrap>", "g"),),
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,7 +152,7 @@ def test_work_of_a_thread_is_found_as_what_it_is_and_sleep_is_waiting() -> None:
 def test_who_waits_for_ffmpeg_is_known() -> None:
     assert waits_for_child(of_file("media/ffmpeg.py", run_ffmpeg)())
     assert not waits_for_child(run_ffmpeg())
-    assert not waits_for_child(sys._getframe())
+    assert not waits_for_child(here())
 
 
 def test_use_of_a_stretch_is_between_its_samples() -> None:

@@ -13,21 +13,23 @@ A hundred times a second each thread is asked for its stack and for the CPU time
 says its kind, so that numpy or OpenCV count for who called them; a network's own Python counts for the network. Threads that libraries
 started (OpenMP, x264) have no stack: they are of the kind of work that was under way when they began, libav's by their name codec. The
 wall time between two looks is shared out by that CPU time; what no thread used is waiting.
+
+Stacks are read as faulthandler writes them. Frames of running threads, asked for their callers, crash CPython 3.11 (one dub in nine).
 """
 
+import faulthandler
 import os
-import sys
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Kind = Literal["network", "detector", "codec", "blending", "imports", "python", "waiting"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OVERHEAD: tuple[Kind, ...] = ("blending", "imports", "python")
-PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+PACKAGE = f"{Path(__file__).parents[1]}{os.sep}".encode("ascii", "backslashreplace").decode()  # as faulthandler writes it
 TASKS = Path("/proc/self/task")
 OF_FILE: dict[str, Kind] = {
     "crop.py": "blending",
@@ -42,8 +44,20 @@ OF_FILE: dict[str, Kind] = {
     "stages/s3_masks.py": "blending",
     "stages/s5_blend.py": "blending",
 }
+THREAD = re.compile(r"^(?:Current thread|Thread) 0x([0-9a-f]+)", re.MULTILINE)
+CALL = re.compile(r'^  File "(.*)", line \S+ in (.*)$', re.MULTILINE)
 OF_FOLDER: dict[str, Kind] = {"models": "network", "media": "codec"}
 CHILD = "run_ffmpeg"  # whose caller waits for another process
+
+
+class Call(NamedTuple):
+    """A function under way."""
+
+    file: str
+    function: str
+
+
+Stack = tuple[Call, ...]  # innermost first
 
 
 def kind_of(file: str) -> Kind | None:
@@ -54,29 +68,28 @@ def kind_of(file: str) -> Kind | None:
     return OF_FILE.get(inside) or OF_FOLDER.get(inside.partition("/")[0], "python")
 
 
-def kind_of_stack(frame: FrameType | None) -> Kind:
-    """By the innermost function of this package, or the import that it waits for. frame: the innermost."""
-    for code in _codes(frame):
-        if code.startswith("<frozen importlib"):
+def kind_of_stack(stack: Stack) -> Kind:
+    """By the innermost function of this package, or the import that it waits for."""
+    for call in stack:
+        if call.file.startswith("<frozen importlib"):
             return "imports"
-        if kind := kind_of(code):
+        if kind := kind_of(call.file):
             return kind
     return "python"
 
 
-def waits_for_child(frame: FrameType | None) -> bool:
+def waits_for_child(stack: Stack) -> bool:
     """Whether the thread has started a program and waits for it."""
-    while frame is not None:
-        if frame.f_code.co_name == CHILD and kind_of(frame.f_code.co_filename) == "codec":
-            return True
-        frame = frame.f_back
-    return False
+    return any(call.function == CHILD and kind_of(call.file) == "codec" for call in stack)
 
 
-def _codes(frame: FrameType | None) -> Iterator[str]:
-    while frame is not None:
-        yield frame.f_code.co_filename
-        frame = frame.f_back
+def read_stacks(told: str) -> dict[int, Stack]:
+    """faulthandler's text -> the stack of each thread, by Python's number for it."""
+    stacks: dict[int, Stack] = {}
+    for block in told.split("\n\n"):
+        if found := THREAD.search(block):
+            stacks[int(found[1], 16)] = tuple(Call(*call) for call in CALL.findall(block))
+    return stacks
 
 
 def apportioned(wall_s: float, used_s: Mapping[Kind, float], *, child: bool) -> dict[Kind, float]:
@@ -97,6 +110,7 @@ class Looker:
         self.seconds: dict[Kind, float] = dict.fromkeys(KINDS, 0.0)
         self._used: dict[int, float] = {}  # CPU seconds of each thread, by the system's number
         self._born: dict[int, Kind] = {}  # of threads that Python does not know
+        self._file = os.fdopen(os.memfd_create("stacks"), "w+b", buffering=0)
         self._at = time.perf_counter()
         self.look()
         self.seconds = dict.fromkeys(KINDS, 0.0)
@@ -109,8 +123,8 @@ class Looker:
     def look(self) -> None:
         """Share out the time since the last look."""
         now = time.perf_counter()
-        stacks = sys._current_frames()
-        known = {thread.native_id: stacks.get(thread.ident or 0) for thread in threading.enumerate()}
+        stacks = self._stacks()
+        known = {thread.native_id: stacks.get(thread.ident or 0, ()) for thread in threading.enumerate()}
         me = threading.get_native_id()
         under_way = self._under_way(known, me)
         used: dict[Kind, float] = {}
@@ -120,10 +134,21 @@ class Looker:
             if number != me and spent > 0:
                 kind = kind_of_stack(known[number]) if number in known else self._birth(number, under_way)
                 used[kind] = used.get(kind, 0.0) + spent
-        child = any(waits_for_child(frame) for frame in known.values())
+        child = any(waits_for_child(stack) for stack in known.values())
         for kind, seconds in apportioned(now - self._at, used, child=child).items():
             self.seconds[kind] += seconds
         self._at = now
+
+    def close(self) -> None:
+        """No more looks."""
+        self._file.close()
+
+    def _stacks(self) -> dict[int, Stack]:
+        self._file.seek(0)
+        self._file.truncate()
+        faulthandler.dump_traceback(self._file, all_threads=True)
+        self._file.seek(0)
+        return read_stacks(self._file.read().decode("ascii", "replace"))
 
     def _spent(self, number: int) -> float:
         """CPU seconds of a thread since the last look."""
@@ -134,9 +159,9 @@ class Looker:
         before, self._used[number] = self._used.get(number, 0.0), total
         return total - before
 
-    def _under_way(self, known: Mapping[int | None, FrameType | None], me: int) -> Kind:
+    def _under_way(self, known: Mapping[int | None, Stack], me: int) -> Kind:
         """What most likely starts threads now: work before Python."""
-        at = [kind_of_stack(frame) for number, frame in known.items() if number != me and frame is not None]
+        at = [kind_of_stack(stack) for number, stack in known.items() if number != me and stack]
         return next((kind for kind in KINDS if kind in at), "python")
 
     def _birth(self, number: int, under_way: Kind) -> Kind:

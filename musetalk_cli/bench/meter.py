@@ -71,6 +71,8 @@ class Meter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+        if self._looker is not None:
+            self._looker.close()
 
     @property
     def kinds(self) -> dict[Kind, float] | None:
