@@ -36,7 +36,7 @@ batch-size = 8
 | 6 | output exists |
 | 7 | finished, but `--fail-under` was not met, or `verify` found a broken promise |
 | 8 | some films of several could not be done |
-| 9 | out of disk or memory |
+| 9 | out of disk or memory, or a disk that fails |
 | 75 | retryable: the folder is locked, the network failed |
 | 130, 143 | SIGINT, SIGTERM: what is finished is kept |
 
@@ -53,7 +53,7 @@ def page() -> str:
 def _sections(command: Any, name: str, parent: Any) -> list[str]:
     """A heading and the help of a command, then of its subcommands."""
     context = command.make_context(name, [], parent=parent, resilient_parsing=True)
-    found = [f"\n## {context.command_path}\n\n```\n{context.get_help().strip()}\n```\n"]
+    found = [f"\n## {context.command_path}\n\n```text\n{context.get_help().strip()}\n```\n"]
     for below, subcommand in getattr(command, "commands", {}).items():
         found += _sections(subcommand, below, context)
     return found

@@ -33,7 +33,7 @@ from musetalk_cli.session import Place, Session, Voice, as_faults
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.store import is_url
 from musetalk_cli.suffixes import FILMS, SOUNDS
-from musetalk_cli.targets import exists_error
+from musetalk_cli.targets import exists_error, make_folder
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import fingerprint
 
@@ -149,11 +149,13 @@ def run_batch(
     """Every entry, in order, but last those that an earlier run was at when it was killed: they may be what killed it. Those that another
     run is at are tried once more when the others are through.
 
-    told: gets a line before each film. executor: as of `dub_film`. Raises UsageError and InputError for what no film is behind;
-    MissingError where the model of the batch is not there; InterruptedRun after a signal, when the film in hand has stopped.
+    told: gets a line before each film. executor: as of `dub_film`. Raises UsageError and InputError for what no film is behind, UsageError
+    where the folder of the results cannot be made; MissingError where the model of the batch is not there; InterruptedRun after a
+    signal, when the film in hand has stopped.
     """
     entries = read_entries(plan)
     _model_of(choices)
+    _make_output(plan)
     shared = Shared(plan, choices, voice, after, executor)
     receipts: dict[int, Receipt] = {}
     begun = _begun(entries, plan)
@@ -170,6 +172,7 @@ def run_batch(
 
 def undone(plan: Plan, choices: Choices) -> list[tuple[list[DubJob], Choices, Place]]:
     """What a batch would work on now, film by film; those that would fail at once are left out. Raises what `read_entries` does."""
+    _make_output(plan)
     shared = Shared(plan, choices, Voice(quiet=True), None, None)
     found = []
     for entry in read_entries(plan):
@@ -178,6 +181,11 @@ def undone(plan: Plan, choices: Choices) -> list[tuple[list[DubJob], Choices, Pl
             if jobs:
                 found.append((jobs, _mine(entry, shared), _place(entry.film, plan)))
     return found
+
+
+def _make_output(plan: Plan) -> None:
+    if plan.output is not None and not plan.output.suffix:
+        make_folder(plan.output)
 
 
 def read_entries(plan: Plan) -> list[Entry]:

@@ -96,6 +96,7 @@ def _head(cast: Path, seen: "Seen", sheet: Path) -> Iterator[str]:
     yield f"#   musetalk dub {_plain(seen.film.name)} --cast {_plain(cast.name)} --audio NAME=voice.wav --audio NAME=voice.wav"
     yield f"# Letters are those in {_plain(sheet.name)}. One person under two letters: put both under one name. Who gets no voice stays"
     yield "# as filmed. `speaks` is a guess from lips and the film's own sound, with its confidence."
+    yield '# consent = "release form 12"     below a person: where it is written that he or she agreed; told in the film\'s manifest'
     yield "#"
     yield "# [[range]]                       changes for a time; a later one wins"
     yield '# person = "A"                    without it: everyone'

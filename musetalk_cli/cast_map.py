@@ -28,7 +28,7 @@ from musetalk_cli.config import Silence
 from musetalk_cli.errors import InputError, UsageError
 
 CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
-PERSON_KEYS = frozenset({"name", "faces", "still", "voice", "channel", "silence"})
+PERSON_KEYS = frozenset({"name", "faces", "still", "voice", "channel", "silence", "consent"})
 RANGE_KEYS = frozenset({"person", "from", "to", "pass", "voice", "channel", "silence"})
 TOP_KEYS = frozenset({"film", "analysis", "person", "range"})
 ALL_CHANNELS = -1
@@ -48,6 +48,7 @@ class CastPerson:
     still: Path | None = None
     voice: VoiceFile | None = None  # None: the film's own mouth
     silence: Silence = "auto"
+    consent: str = ""  # where it is written that the person agreed: told in the film's manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,18 @@ def letters(number: int) -> str:
 def read_cast(path: Path) -> CastMap:
     """Raises UsageError, naming the entry, for a file that says what nobody can mean; InputError where it cannot be read."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "give the file that `musetalk inspect` drafted") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}", "mend that line; `musetalk inspect` drafts a new file") from error
+    return parse_cast(text, path)
+
+
+def parse_cast(text: str, path: Path) -> CastMap:
+    """What the file at `path` says, or is about to say. Raises UsageError as read_cast."""
+    try:
+        table = tomllib.loads(text)
     except ValueError as error:
         raise UsageError(f"{path}: {error}", "mend that line; `musetalk inspect` drafts a new file") from error
     _check_keys(path, "the file", table, TOP_KEYS)
@@ -180,7 +190,10 @@ def _person(path: Path, entry: dict[str, Any]) -> CastPerson:
     if not isinstance(faces, list) or not all(isinstance(face, str) for face in faces):
         raise UsageError(f"{path}: {where}: faces is no list of letters", 'write faces = ["A"]; see `musetalk inspect`')
     still = path.parent / str(entry["still"]) if "still" in entry else None
-    return CastPerson(name, tuple(faces), still, _voice(path, where, entry), _silence(path, where, entry))
+    consent = entry.get("consent", "")
+    if not isinstance(consent, str):
+        raise UsageError(f"{path}: {where}: consent is no text", 'write consent = "release form 12, 2026-03-01"')
+    return CastPerson(name, tuple(faces), still, _voice(path, where, entry), _silence(path, where, entry), consent)
 
 
 def _range(path: Path, entry: dict[str, Any], names: Sequence[str]) -> CastRange:

@@ -78,6 +78,7 @@ class ShotCast(NamedTuple):
 
     casting: Casting  # its parts number their voices as `voices` lists them
     voices: tuple[int, ...]  # those of the run that the shot hears
+    names: tuple[tuple[int, str], ...] = ()  # of tracks, what the cast map calls them
 
 
 def cast_by_rule(faces: Faces, choose: Chooser, silence: Silence) -> ShotCast:
@@ -100,15 +101,18 @@ def cast_by_rule(faces: Faces, choose: Chooser, silence: Silence) -> ShotCast:
 def cast_by_map(faces: Faces, source: Source, persons: Persons, cast: CastMap, names: Mapping[int, str]) -> ShotCast:
     """Everyone as the map says. names: what it calls each person of the film; who is not in it stays as he is."""
     parts: list[Part] = []
+    called: list[tuple[int, str]] = []
     known = {person.name: person for person in cast.persons}
     for one in candidates(faces):
         name = names.get(persons.of[TrackOf(faces.shot.index, one.track)])
         person = None if name is None else known[name]
+        called += [] if name is None else [(one.track, name)]
         parts.append(_whole(one.track, faces.shot, person, cast))
         parts += _ranges(one.track, faces.shot, source, person, cast)
     heard = sorted({part.voice for part in parts if part.voice != PASS})
     local = {voice: number for number, voice in enumerate(heard)}
-    return ShotCast(Casting(tuple(part._replace(voice=local.get(part.voice, PASS)) for part in parts)), tuple(heard))
+    casting = Casting(tuple(part._replace(voice=local.get(part.voice, PASS)) for part in parts))
+    return ShotCast(casting, tuple(heard), tuple(called))
 
 
 def name_persons(

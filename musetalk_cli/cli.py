@@ -8,15 +8,17 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
 from musetalk_cli import __version__, config
 from musetalk_cli.bench.cli import app as bench_app
 from musetalk_cli.config import MaskMode, Silence
+from musetalk_cli.config_cli import app as config_app
 from musetalk_cli.errors import (
     InternalError,
     InterruptedRun,
@@ -29,24 +31,25 @@ from musetalk_cli.errors import (
 )
 from musetalk_cli.evaluation.cli import app as evaluation_app
 from musetalk_cli.farm_cli import mount as mount_farm
+from musetalk_cli.help_examples import add_examples
+from musetalk_cli.offline import go_offline, guard, switch
 from musetalk_cli.progress import ProgressMode
 from musetalk_cli.report.cli import app as report_app
+from musetalk_cli.serve.cli import app as serve_app
 from musetalk_cli.store import is_url
 from musetalk_cli.study.cli import study_app
 from musetalk_cli.training.cli import app as training_app
 from musetalk_cli.training.train_cli import train_app
+from musetalk_cli.watermark_cli import app as watermark_app
+from musetalk_cli.weights_cli import app as weights_app
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 app = typer.Typer(
     name="musetalk",
     help="Lip-sync for film: give a film a new voice, and its lips follow.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings=CONTEXT,
-)
-weights_app = typer.Typer(
-    name="weights", help="Model files: what is here, and getting more.", no_args_is_help=True, context_settings=CONTEXT
 )
 app.add_typer(weights_app)
 app.add_typer(training_app)
@@ -55,6 +58,9 @@ app.add_typer(evaluation_app)
 app.add_typer(study_app)
 app.add_typer(train_app)
 app.add_typer(bench_app)
+app.add_typer(serve_app)
+app.add_typer(watermark_app)
+app.add_typer(config_app)
 
 
 def _option(*names: str, env: str = "", help: str, **more: Any) -> Any:
@@ -182,6 +188,14 @@ Steady = Annotated[
     float, _option("--steady", env="STEADY", min=0, max=3, metavar="X", help="How much mouths are steadied in time; 0 is off.")
 ]
 Copy = Annotated[bool, _option("--copy/--no-copy", env="COPY", help="Stretches without a new mouth keep the film's own packets.")]
+Watermark = Annotated[
+    bool,
+    _option("--watermark/--no-watermark", env="WATERMARK", help="An invisible mark in new mouths; `musetalk detect` finds it."),
+]
+WatermarkKey = Annotated[
+    str,
+    _option("--watermark-key", env="WATERMARK_KEY", metavar="TEXT", help="Of the mark; who has it can find, and make, yours."),
+]
 Report = Annotated[
     bool, _option("--report/--no-report", env="REPORT", help="Measure what came out: {stem}.report.html and .json beside it.")
 ]
@@ -199,6 +213,27 @@ FailUnder = Annotated[
 OriginalAudio = Annotated[
     bool,
     _option("--original-audio/--no-original-audio", env="ORIGINAL_AUDIO", help="The film's own sound stays, as further tracks."),
+]
+Provenance = Annotated[
+    bool,
+    _option(
+        "--provenance/--no-provenance",
+        env="PROVENANCE",
+        help="A signed C2PA manifest in the film, or beside it: what was altered, when, where, and by what.",
+    ),
+]
+SignCert = Annotated[
+    Path | None,
+    _option(
+        "--sign-cert",
+        env="SIGN_CERT",
+        metavar="PEM",
+        parser=_path,
+        help="Certificate of who signs, with those above it. Default: one of this machine's own.",
+    ),
+]
+SignKey = Annotated[
+    Path | None, _option("--sign-key", env="SIGN_KEY", metavar="PEM", parser=_path, help="The private key of --sign-cert.")
 ]
 Lang = Annotated[
     str, _option("--lang", help="Language of the new voice, where --audio does not say it: neither fr=PATH nor fr.wav.")
@@ -257,8 +292,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """One command; returns its exit code."""
+    guard()
     try:
-        code = int(app(list(arguments), prog_name="musetalk", standalone_mode=False) or 0)
+        code = int(app(_switched(arguments), prog_name="musetalk", standalone_mode=False) or 0)
         if code == SIGINT_CODE:  # typer's own: the signal came before the run could checkpoint on it
             raise InterruptedRun(signal.SIGINT)
         return code
@@ -277,6 +313,15 @@ def run(arguments: Sequence[str]) -> int:
         fault = fault_of(error)
         fault.__cause__ = error  # whose traceback is the one to report
         return _fail(fault, arguments)
+
+
+def _switched(arguments: Sequence[str]) -> list[str]:
+    """--offline is every command's, wherever it stands."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if "--offline" not in arguments[:end]:
+        return list(arguments)
+    go_offline()
+    return [*(one for one in arguments[:end] if one != "--offline"), *arguments[end:]]
 
 
 def _usage(error: typer.TyperException) -> UsageError:
@@ -307,11 +352,22 @@ def configure(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline",
+            envvar="MUSETALK_OFFLINE",
+            help="No connection to another machine, whatever the command; may stand anywhere.",
+        ),
+    ] = False,
 ) -> None:
     """Lip-sync for film: give a film a new voice, and its lips follow."""
-    from musetalk_cli.settings import read_settings, settings_files
+    from musetalk_cli.settings import flags_of, read_settings, settings_files
 
-    context.default_map = dict(read_settings(settings_files(), _flags(context)))
+    if offline or switch():
+        go_offline()
+
+    context.default_map = read_settings(settings_files(), flags_of(context.command))
 
 
 @app.command()
@@ -334,6 +390,11 @@ def dub(
     steady: Steady = 1.0,
     length: Length = "keep",
     original_audio: OriginalAudio = True,
+    provenance: Provenance = True,
+    sign_cert: SignCert = None,
+    sign_key: SignKey = None,
+    watermark: Watermark = False,
+    watermark_key: WatermarkKey = config.PUBLIC_KEY,
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
@@ -362,53 +423,22 @@ def dub(
     verbose: Verbose = False,
 ) -> None:
     """Give FILM a new voice; its lips follow. The last line of stdout is the output's path."""
-    from musetalk_cli.executor import Hands, hired
-    from musetalk_cli.jobs import Existing, Parts, dub_film, plan_jobs
-    from musetalk_cli.report.command import Reports
+    from musetalk_cli.api import dub_jobs
+    from musetalk_cli.executor import Hands
+    from musetalk_cli.jobs import Existing, Parts, plan_jobs
     from musetalk_cli.session import Place, Voice
-    from musetalk_cli.settings import Choices
 
-    choices = Choices(
-        model=model,
-        weights=weights,
-        face=face,
-        parsing_mode=parsing_mode,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        exact=exact,
-        codec=codec,
-        crf=crf,
-        preset=preset,
-        chunk=chunk,
-        length=length,
-        silence=silence,
-        max_yaw=max_yaw,
-        occlusion=occlusion,
-        fade=fade,
-        min_face=min_face,
-        steady=steady,
-        copy=copy,
-        original_audio=original_audio,
-    )
+    choices = _choices(locals())
     _check_gate(fail_under, report=report)
     place, existing = Place(work_dir, keep, fresh, store), Existing(overwrite, skip_existing)
     jobs = plan_jobs(film, audio or [], output, lang, existing, place, Parts(cast, mix))
     asked = Hands(gpus, workers, executor, ray_address)
     if dry_run:
         return _predict_jobs(jobs, choices, place, asked, existing, report=report, as_json=as_json)
-    reports = Reports()
-    after = reports.add if report else None
-    with hired(asked) as hands:
-        done = dub_film(jobs, choices, place, Voice(progress, quiet, verbose), existing, after, hands)
-    films = {
-        "outputs": [str(film.output) for film in done],
-        "films": [film.as_json() for film in done],
-        "reports": reports.as_json(),
-    }
-    _answer(films if as_json else [film.output for film in done])
+    done = dub_jobs(jobs, choices, place, asked, existing, Voice(progress, quiet, verbose), report=report)
+    _answer(done.as_json() if as_json else list(done.outputs))
     if fail_under is not None:
-        _gate(reports.check, fail_under, as_json=as_json)
+        _gate(done.check, fail_under, as_json=as_json)
 
 
 mount_farm(app, dub)
@@ -449,6 +479,11 @@ def batch(
     steady: Steady = 1.0,
     length: Length = "keep",
     original_audio: OriginalAudio = True,
+    provenance: Provenance = True,
+    sign_cert: SignCert = None,
+    sign_key: SignKey = None,
+    watermark: Watermark = False,
+    watermark_key: WatermarkKey = config.PUBLIC_KEY,
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
@@ -486,31 +521,8 @@ def batch(
     from musetalk_cli.jobs import Existing
     from musetalk_cli.report.command import Reports
     from musetalk_cli.session import Voice
-    from musetalk_cli.settings import Choices
 
-    choices = Choices(
-        model=model,
-        weights=weights,
-        face=face,
-        parsing_mode=parsing_mode,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        exact=exact,
-        codec=codec,
-        crf=crf,
-        preset=preset,
-        chunk=chunk,
-        length=length,
-        silence=silence,
-        max_yaw=max_yaw,
-        occlusion=occlusion,
-        fade=fade,
-        min_face=min_face,
-        steady=steady,
-        copy=copy,
-        original_audio=original_audio,
-    )
+    choices = _choices(locals())
     _check_gate(fail_under, report=report)
     reports = Reports()
     plan = Plan(tuple(paths), tuple(audio or ()), output, Existing(overwrite, skip_existing), work_dir, keep, fresh, store, lang)
@@ -578,16 +590,41 @@ def verify(
     dubbed: Annotated[Path, typer.Argument(metavar="DUBBED", parser=_path, help="What a dub of it made.")],
     original_audio: OriginalAudio = True,
     decode: Annotated[bool, _option("--decode/--no-decode", help="Decode the whole picture, which takes longest.")] = True,
+    provenance: Annotated[
+        bool, _option("--provenance/--no-provenance", help="That its manifest is there and true to the file.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Prove that DUBBED keeps FILM's frames, timestamps, untouched packets and streams. Exits 7 where it does not."""
+    """Prove that DUBBED keeps FILM's frames, timestamps, untouched packets and streams, and that nobody changed it since. Exits 7 where
+    it does not."""
     from musetalk_cli.session import as_faults
     from musetalk_cli.stages.s7_verify import verify_film
 
     with as_faults():
-        found = verify_film(film, dubbed, original_audio=original_audio, decode=decode)
+        found = verify_film(film, dubbed, original_audio=original_audio, decode=decode, provenance=provenance)
     _answer(found.as_json() if as_json else found.lines())
     if not found.passed:
+        raise typer.Exit(QualityGateError.exit_code)
+
+
+@app.command(name="provenance")
+def provenance_of(
+    film: Annotated[Path, typer.Argument(metavar="FILM", parser=_path, help="A film that was dubbed.")], as_json: Json = False
+) -> None:
+    """What FILM says of its making: who altered what, when and where. Exits 7 where it says nothing, or was changed since."""
+    from musetalk_cli.provenance.read import read_provenance
+    from musetalk_cli.session import as_faults
+    from musetalk_cli.work import fingerprint
+
+    with as_faults():
+        fingerprint(film)  # an unreadable file is told as such
+        found = read_provenance(film)
+    if found is None:
+        raise QualityGateError(
+            f"{film}: says nothing of its making", "a film that --no-provenance made, or no dub, or copied without its .c2pa"
+        )
+    _answer(found.as_json() if as_json else found.lines())
+    if not found.intact:
         raise typer.Exit(QualityGateError.exit_code)
 
 
@@ -610,6 +647,11 @@ def status(
     steady: Steady = 1.0,
     length: Length = "keep",
     original_audio: OriginalAudio = True,
+    provenance: Provenance = True,
+    sign_cert: SignCert = None,
+    sign_key: SignKey = None,
+    watermark: Watermark = False,
+    watermark_key: WatermarkKey = config.PUBLIC_KEY,
     copy: Copy = True,
     codec: Codec = "auto",
     crf: Crf = None,
@@ -621,28 +663,9 @@ def status(
     """Where the work on FILM stands; --why: what would run again."""
     from musetalk_cli.jobs import Parts, job_to_rehearse
     from musetalk_cli.session import Place
-    from musetalk_cli.settings import Choices
     from musetalk_cli.standing import standing
 
-    choices = Choices(
-        model=model,
-        weights=weights,
-        face=face,
-        parsing_mode=parsing_mode,
-        codec=codec,
-        crf=crf,
-        preset=preset,
-        chunk=chunk,
-        length=length,
-        silence=silence,
-        max_yaw=max_yaw,
-        occlusion=occlusion,
-        fade=fade,
-        min_face=min_face,
-        steady=steady,
-        copy=copy,
-        original_audio=original_audio,
-    )
+    choices = _choices(locals())
     job = job_to_rehearse(film, audio or [], Parts(cast, mix))
     found = standing(film, Place(work_dir), choices if why else None, job)
     _answer(found.as_json() if as_json else found.lines())
@@ -660,53 +683,13 @@ def doctor(weights: Weights = None, work_dir: WorkDir = None, as_json: Json = Fa
         raise typer.Exit(MissingError.exit_code)
 
 
-@weights_app.command("list")
-def weights_list(weights: Weights = None, as_json: Json = False) -> None:
-    """Every file of every set: size, licence, whether it is here."""
-    from musetalk_cli.weights import folder, list_sets
+def _choices(given: dict[str, Any]) -> Any:
+    """The Choices among a command's own parameters, which bear their names."""
+    from dataclasses import fields
 
-    rows = list_sets(folder(weights))
-    _answer({"files": [_row(row) for row in rows]} if as_json else _table(rows))
+    from musetalk_cli.settings import Choices
 
-
-@weights_app.command("pull")
-def weights_pull(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment, training or eval.")],
-    weights: Weights = None,
-    force: Annotated[bool, _option("--force", help="Replace files that lie there and are not the published ones.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Fetch a set, checked by sha256; a stopped pull goes on."""
-    from musetalk_cli.weights import folder, pull
-
-    rows = pull(name, folder(weights), force=force, progress=None if quiet else _pulled)
-    _answer({"files": [_row(row) for row in rows]} if as_json else folder(weights))
-
-
-@weights_app.command("verify")
-def weights_verify(
-    name: Annotated[str, typer.Argument(metavar="SET", help="v15, v1, parsing, face-alignment, training or eval.")],
-    weights: Weights = None,
-    as_json: Json = False,
-) -> None:
-    """Compare the files of a set with their published sha256. Exits 4 when one is missing or another file."""
-    from musetalk_cli.weights import folder, verify
-
-    rows = verify(name, folder(weights))
-    _answer({"files": [_row(row) for row in rows]} if as_json else _table(rows))
-    if any(row.state != "present" for row in rows):
-        flag = " --force" if any(row.state == "wrong" for row in rows) else ""
-        typer.echo(f"`musetalk weights pull {name}{flag}` gets what is not there as it was published", err=True)
-        raise typer.Exit(MissingError.exit_code)
-
-
-@weights_app.command("path")
-def weights_path(weights: Weights = None) -> None:
-    """The folder of pulled weights."""
-    from musetalk_cli.weights import folder
-
-    _answer(folder(weights))
+    return Choices(**{field.name: given[field.name] for field in fields(Choices) if field.name in given})
 
 
 def _check_gate(fail_under: float | None, *, report: bool) -> None:
@@ -740,13 +723,6 @@ def _gate(check: Callable[[float], None], least: float, *, as_json: bool) -> Non
         raise typer.Exit(error.exit_code) from error
 
 
-def _flags(context: typer.Context) -> dict[str, dict[str, str]]:
-    """{command: {flag: what its function calls it}}"""
-    commands = cast("dict[str, Any]", vars(context.command)["commands"])
-    options = {name: [p for p in command.params if p.param_type_name == "option"] for name, command in commands.items()}
-    return {name: {max(p.opts, key=len).lstrip("-"): p.name for p in params} for name, params in options.items()}
-
-
 def _answer(found: object) -> None:
     """Lines as they are, anything else as one JSON object, on stdout."""
     if isinstance(found, (str, Path)):
@@ -765,35 +741,26 @@ def _plain(path: Path) -> Path | str:
 
 def _fail(error: MusetalkError, arguments: Sequence[str]) -> int:
     """The thing, the fact, the cure, a line each on stderr; under --json one object on stdout."""
-    if isinstance(error, InternalError) and {"-v", "--verbose"} & set(arguments):
-        traceback.print_exception(error)
-    if "--json" in arguments:
-        _answer({"error": {"code": error.code, "message": error.fact, "hint": error.cure}})
-    elif not error.told:
-        lines = [f"musetalk: {error.thing}", f"  {error.about}", *([f"  {error.cure}"] if error.cure else [])]
-        typer.echo(os.fsencode("\n".join(lines)), err=True)
+    with _heard_or_not():
+        if isinstance(error, InternalError) and {"-v", "--verbose"} & set(arguments):
+            traceback.print_exception(error)
+        if "--json" in arguments:
+            _answer({"error": {"code": error.code, "message": error.fact, "hint": error.cure}})
+        elif not error.told:
+            lines = [f"musetalk: {error.thing}", f"  {error.about}", *([f"  {error.cure}"] if error.cure else [])]
+            typer.echo(os.fsencode("\n".join(lines)), err=True)
     return error.exit_code
 
 
-def _row(row: Any) -> dict[str, object]:
-    """A FileStatus as JSON."""
-    origin = row.file.origin
-    about = {"size": origin.size, "sha256": origin.sha256, "licence": row.file.licence, "from": str(origin)}
-    return {"set": row.set, "path": row.file.path, "state": row.state, "fact": row.fact, **about}
+@contextmanager
+def _heard_or_not() -> Iterator[None]:
+    """The exit code stands where nobody can be told: stderr may be a file on the very disk that is full. What could not be written is let
+    go, else Python tries it once more when it ends, and exits with 120."""
+    try:
+        yield
+    except OSError:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
-def _table(rows: Sequence[Any]) -> list[str]:
-    """FileStatus rows for people."""
-    lines = []
-    for row in rows:
-        size = f"{row.file.origin.size / 1e6:,.3f} MB" if row.file.origin.size else "size unknown"
-        fact = f" ({row.fact})" if row.fact else ""
-        lines.append(f"{row.set:15} {row.file.path:45} {size:>14}  {row.state}{fact}  {row.file.licence}")
-    return lines
-
-
-def _pulled(path: str, done: int, total: int | None) -> None:
-    """One line on stderr, redrawn on a terminal; elsewhere one when a file is whole."""
-    whole = f" of {total / 1e6:,.0f} MB" if total else ""
-    if sys.stderr.isatty() or done == total:
-        typer.echo(f"\r{path}: {done / 1e6:,.0f} MB{whole} ", err=True, nl=done == total)
+add_examples(app)

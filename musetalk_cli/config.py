@@ -15,6 +15,7 @@ Silence = Literal["auto", "original", "closed"]  # what a mouth does in the voic
 MaskMode = Literal["jaw", "raw", "neck"]
 Precision = Literal["fp32", "fp16", "bf16"]
 MODELS = ("lite", "v15", "v1")
+PUBLIC_KEY = "musetalk"  # of the invisible mark, where the user has none: anyone may look for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class BlendConfig:
     suffix: str = ".mp4"  # of the finished film: WebM holds VP9, AVI only frames that show in the order in which they are stored
     grain: float = 1.0  # share of the film's grain that the generated mouth lacks and is given; 0 is off
     sharpen: float = 1.0  # the same of its sharpness
+    watermark: str = ""  # key of the invisible mark in generated pixels; "": none
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,15 @@ class RemuxConfig:
     language: str = ""
     suffix: str = ".mp4"  # of the finished film; names the container
     notice: str = ""  # written into the film's metadata: that it was altered, and by what
+
+
+@dataclass(frozen=True, slots=True)
+class SignConfig:
+    """Whose name stands under a finished film. PEM files; neither: this machine's own certificate."""
+
+    on: bool = True
+    cert: Path | None = None
+    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +167,7 @@ class DubConfig:
     blend: BlendConfig = field(default_factory=BlendConfig)
     cut: CutConfig = field(default_factory=CutConfig)
     remux: RemuxConfig = field(default_factory=RemuxConfig)
+    sign: SignConfig = field(default_factory=SignConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 page = head + rows of tiles;  tile = still with faces marked / number, time / bar of dubbed frames / who, and why
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +57,20 @@ class Tile(NamedTuple):
     dubbed: tuple[tuple[float, float], ...]  # stretches of the shot that are dubbed, as shares 0..1
     marks: tuple[Mark, ...]
     labels: tuple[Label, ...]
+
+
+def sheet_path(film: Path, output: Path | None) -> Path:
+    """Of the first page."""
+    name = f"{film.stem}.faces.png"
+    if output is None:
+        return film.with_name(name)
+    return output / name if output.is_dir() else output
+
+
+def further_pages(first: Path) -> list[Path]:
+    """Those after the first that lie beside it, `{stem}-2.png` and so on, in order."""
+    found = {path: re.fullmatch(rf"{re.escape(first.stem)}-(\d+)", path.stem) for path in first.parent.glob(f"*{first.suffix}")}
+    return sorted((path for path, name in found.items() if name), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def draw_pages(title: str, facts: str, tiles: Iterator[Tile], count: int) -> Iterator[Image.Image]:

@@ -55,6 +55,7 @@ def examine(weights_folder: Path, work_dir: Path | None) -> Health:
         ("torch", _torch),
         ("ffmpeg", _ffmpeg),
         ("encoders", _encoders),
+        ("provenance", _provenance),
         ("face models", _face_models),
         ("embedded model", _embedded),
         ("weights", lambda: _weights(weights_folder)),
@@ -107,6 +108,17 @@ def _encoders() -> Iterator[Check]:
         "fail" if "libx264" in lacking else "warn" if lacking else "ok",
         f"PyAV {av.__version__}: " + (f"no {', '.join(lacking)}" if lacking else ", ".join(ENCODERS)),
         cure,
+    )
+
+
+def _provenance() -> Iterator[Check]:
+    """That the library loads and that there is a certificate: both are needed when the film is finished, hours after it began."""
+    import c2pa
+
+    from musetalk_cli.provenance.identity import algorithm, identity
+
+    yield Check(
+        "provenance", "ok", f"c2pa {c2pa.sdk_version()}, signs with this machine's own {algorithm(identity(None, None))} key"
     )
 
 

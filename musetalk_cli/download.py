@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
 from musetalk_cli.errors import MissingError, MusetalkError, ResourceError, RetryableError, UsageError
-from musetalk_cli.work import DISK_FULL, sha256_of, sync
+from musetalk_cli.offline import switch
+from musetalk_cli.work import DISK_FULL, disk_fault, sha256_of, sync
 
 Tell = Callable[[int, int | None], None]  # bytes that are here, bytes in all where known
 WHOLE_DIGEST = 64  # hex digits of a sha256
+COPY_BLOCK = 16 << 20  # bytes; a kill loses no more
 
 
 class Origin(NamedTuple):
@@ -60,10 +62,11 @@ def compare(path: Path, origin: Origin, *, deep: bool) -> Comparison:
     return Comparison(True, "sha256 fits" if whole else f"sha256 begins as the file's name says; it is {found}")
 
 
-def download(origin: Origin, target: Path, *, endpoint: str | None = None, tell: Tell | None = None) -> str:
+def download(origin: Origin, target: Path, *, endpoint: str | None = None, mirror: str = "", tell: Tell | None = None) -> str:
     """Fetch, check, publish; returns what was compared. A stopped download goes on where it was, also after kill -9.
 
-    endpoint: a mirror of the hub, else huggingface.co. Raises MissingError where the file cannot be had or is not what it should
+    endpoint: a mirror of the hub, else huggingface.co. mirror: the file's address or path in another place, which then is the only one
+    asked; it is checked as one from its origin. Raises MissingError where the file cannot be had or is not what it should
     be (then nothing is kept), RetryableError where the network failed (what is here is kept), ResourceError where the disk is
     full, UsageError where the folder cannot be written.
     """
@@ -71,7 +74,10 @@ def download(origin: Origin, target: Path, *, endpoint: str | None = None, tell:
     with _disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if not _is_whole(part, origin) and not _taken_from_cache(origin, part):
-            _fetch(origin, target, part, endpoint, tell)
+            if mirror and "://" not in mirror:
+                _copy(Path(mirror), origin, target, part, tell)
+            else:
+                _fetch(origin._replace(repo="", url=mirror) if mirror else origin, target, part, endpoint, tell)
         return _publish(part, target, origin)
 
 
@@ -93,15 +99,33 @@ def _taken_from_cache(origin: Origin, part: Path) -> bool:
     return True
 
 
+def _copy(source: Path, origin: Origin, target: Path, part: Path, tell: Tell | None) -> None:
+    """Bytes of a mirror's folder, which may be a network's, after those that are there."""
+    if not source.is_file():
+        raise MissingError(f"{source}: the mirror does not have it", f"copy it there: it is {origin}")
+    size = source.stat().st_size
+    if origin.size not in (None, size):
+        raise _another_file(target, str(source), f"{size} bytes, should be {origin.size}")
+    done = _usable_bytes(part, size)
+    _check_room(target, size, done)
+    with source.open("rb") as read, part.open("ab") as out:
+        read.seek(done)
+        while block := read.read(COPY_BLOCK):
+            out.write(block)
+            done += len(block)
+            if tell is not None:
+                tell(done, size)
+
+
 def _fetch(origin: Origin, target: Path, part: Path, endpoint: str | None, tell: Tell | None) -> None:
     """Bytes into `part`, after those that are there.
 
     hf_hub_download would throw them away: since huggingface_hub 1.x each process downloads to a name of its own and removes it
     when stopped. Its inner http_get takes up where it is told to.
     """
-    if _offline():
-        cure = f"unset HF_HUB_OFFLINE, or copy the file there from another machine: it is {origin}"
-        raise MissingError(f"{target}: not there, and the network is switched off by HF_HUB_OFFLINE", cure)
+    if name := switch():
+        cure = f"unset {name}, pull from a folder by --mirror, or copy the file there from another machine: it is {origin}"
+        raise MissingError(f"{target}: not there, and the network is switched off by {name}", cure)
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
 
@@ -113,11 +137,6 @@ def _fetch(origin: Origin, target: Path, part: Path, endpoint: str | None, tell:
         _check_room(target, size, done)
         with part.open("ab") as out:
             http_get(url, out, resume_size=done, headers=headers, expected_size=size, tqdm_class=_teller(tell))
-
-
-def _offline() -> bool:
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _announced_size(origin: Origin, target: Path, url: str, endpoint: str | None) -> int | None:
@@ -134,7 +153,7 @@ def _announced_size(origin: Origin, target: Path, url: str, endpoint: str | None
 
 
 def _another_file(target: Path, source: str, fact: str) -> MissingError:
-    cure = "nothing was kept; try again, without a mirror in HF_ENDPOINT; if it stays so, the file was changed at its origin"
+    cure = "nothing was kept; try again, without a mirror; if it stays so, the file was changed at its origin"
     return MissingError(f"{target}: {source} has another file: {fact}", cure)
 
 
@@ -210,7 +229,7 @@ def _refused(origin: Origin, target: Path, part: Path, error: Exception) -> Muse
         part.unlink(missing_ok=True)
     if status in (408, 416, 429) or status >= 500:
         return RetryableError(f"{target}: {origin}: {told}", "run the same command again")
-    return MissingError(f"{target}: {origin} cannot be had: {told}", "check your network, proxy and HF_ENDPOINT")
+    return MissingError(f"{target}: {origin} cannot be had: {told}", "check your network, proxy, --mirror and HF_ENDPOINT")
 
 
 def _broken_off(target: Path, part: Path, error: Exception) -> RetryableError:
@@ -226,4 +245,6 @@ def _disk_errors(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise ResourceError(f"{target}: the disk is full", "free some space or choose another folder") from error
+        if (fault := disk_fault(error, target)) is not None:
+            raise fault from error
         raise UsageError(f"{target}: cannot be written: {error.strerror or error}", "choose another folder") from error

@@ -9,7 +9,7 @@ MusetalkError
 ├── OutputExistsError   6   refused to overwrite
 ├── QualityGateError    7   finished, but --fail-under was not met
 ├── PartialError        8   some films of a batch failed
-├── ResourceError       9   out of disk or memory
+├── ResourceError       9   out of disk or memory, or a disk that fails
 ├── RetryableError     75   the folder is locked, a worker was lost: try again
 └── InterruptedRun   130/143   SIGINT / SIGTERM; what is finished is kept
 """

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from musetalk_cli.config import Runtime
 from musetalk_cli.errors import MissingError, RetryableError
 from musetalk_cli.executor import Errand, Hands, Outcome, dearest_first, handed, outcomes_of
+from musetalk_cli.offline import refuse
 from musetalk_cli.progress import Events
 from musetalk_cli.sharing import at_once
 from musetalk_cli.signals import Stop
@@ -39,6 +40,8 @@ def on_ray(hands: Hands) -> Iterator["OnRay"]:
     ray = _ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     alone = hands.ray_address == "local"
+    if not alone:
+        refuse(f"a Ray cluster at {hands.ray_address}")
     size = {"num_cpus": hands.workers} if alone and hands.workers else {}
     try:
         ray.init(

@@ -3,7 +3,6 @@
 Runs the first stages in the film's work folder, where `dub` finds them done. Knows nothing of new voices.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -18,7 +17,7 @@ from musetalk_cli.cast_draft import cast_path, check_cast, draft, write_cast
 from musetalk_cli.cast_map import letters
 from musetalk_cli.casting import Choice, Chooser, cast_by_rule
 from musetalk_cli.config import DubConfig, Runtime
-from musetalk_cli.contact_sheet import Label, Mark, Tile, draw_pages
+from musetalk_cli.contact_sheet import Label, Mark, Tile, draw_pages, further_pages, sheet_path
 from musetalk_cli.crop import upright
 from musetalk_cli.media.audio import ALL_CHANNELS
 from musetalk_cli.media.video import clock, read_frames, to_rgb
@@ -131,15 +130,17 @@ class Seen:
         return UNKNOWN if number is None else letters(number)
 
 
-def inspect_film(film: Path, targets: Targets, choices: Choices, place: Place, voice: Voice, *, overwrite: bool) -> Inspection:
+def inspect_film(
+    film: Path, targets: Targets, choices: Choices, place: Place, voice: Voice, *, overwrite: bool, redraw: bool = False
+) -> Inspection:
     """Find shots, faces, persons and who speaks; write the contact sheet, for a long film `{stem}-2.png` and so on beside it, and
     the draft of a cast map with a still of each person in a folder beside it.
 
-    A cast map under its usual name that is there already is left as it is. Raises UsageError where a target cannot be written,
-    OutputExistsError where one lies there already.
+    A cast map under its usual name that is there already is left as it is. redraw: a contact sheet is replaced nevertheless. Raises
+    UsageError where a target cannot be written, OutputExistsError where one lies there already.
     """
     sheet, cast = sheet_path(film, targets.sheet), cast_path(film, targets.cast)
-    check_sheet(sheet, [film, Path(choices.face)], overwrite=overwrite)
+    check_sheet(sheet, [film, Path(choices.face)], overwrite=overwrite or redraw)
     kept = targets.cast is None and not overwrite and cast.is_file()  # nobody asked for it by name: an inspection may be repeated
     check_cast(cast, [film], overwrite=overwrite or kept)
     runtime = choose_runtime(choices)
@@ -156,27 +157,15 @@ def inspect_film(film: Path, targets: Targets, choices: Choices, place: Place, v
     return Inspection(film, sheets, reports, cast)
 
 
-def sheet_path(film: Path, output: Path | None) -> Path:
-    """Of the first page."""
-    name = f"{film.stem}.faces.png"
-    if output is None:
-        return film.with_name(name)
-    return output / name if output.is_dir() else output
-
-
 def check_sheet(sheet: Path, inputs: Sequence[Path], *, overwrite: bool) -> None:
     """Before any work: how many pages there will be is not known yet, so every file that could be one of them counts."""
     check_suffix(sheet, (".png",))
     check_folder(sheet.parent)
     check_file(sheet)
-    for page in (sheet, *sorted(path for path in sheet.parent.iterdir() if _is_page(path, sheet))):
+    for page in (sheet, *further_pages(sheet)):
         check_apart(page, inputs)
         if page.exists() and not overwrite:
             raise exists_error(page, "-y replaces it, -o names another")
-
-
-def _is_page(path: Path, first: Path) -> bool:
-    return path.suffix == first.suffix and re.fullmatch(rf"{re.escape(first.stem)}-\d+", path.stem) is not None
 
 
 def report(seen: Seen, number: int) -> ShotReport:

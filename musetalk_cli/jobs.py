@@ -14,13 +14,14 @@ from musetalk_cli.errors import UsageError
 from musetalk_cli.executor import Executor
 from musetalk_cli.languages import ISO_639_2, three_letters
 from musetalk_cli.session import Place, Session, Voice, open_session
-from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_crf, choose_runtime, dub_config, for_job
+from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.standing import finished_film
 from musetalk_cli.targets import check_apart, check_file, check_folder, check_suffix, exists_error
-from musetalk_cli.types import DubJob
+from musetalk_cli.types import DubJob, Film, sidecar_of
 from musetalk_cli.work import fingerprint
 
 EXISTS_CURE = "-y replaces it, -n leaves it"
+Said = str | tuple[str, Path]  # a voice as --audio takes it, or (language or person, path)
 TAGGED = re.compile(r"(?P<language>[A-Za-z]{2,3}(?:-[A-Za-z0-9]{2,8})*)=(?P<path>.+)", re.DOTALL)
 
 
@@ -40,7 +41,7 @@ class Parts(NamedTuple):
 
 def plan_jobs(
     film: Path,
-    audio: Sequence[str],
+    audio: Sequence[Said],
     output: Path | None,
     language: str,
     existing: Existing,
@@ -71,19 +72,19 @@ def plan_jobs(
     return jobs
 
 
-def job_to_rehearse(film: Path, audio: Sequence[str], parts: Parts) -> DubJob | None:
+def job_to_rehearse(film: Path, audio: Sequence[Said], parts: Parts) -> DubJob | None:
     """The job that a dub with these voices would do first, into whatever file; None without a voice."""
     if parts.cast is not None:
         return _cast_job(film, audio, film, "", parts.cast)._replace(bed=parts.bed)
     return _voice_jobs(film, audio, film, "")[0]._replace(bed=parts.bed) if audio else None
 
 
-def _voice_jobs(film: Path, audio: Sequence[str], output: Path | None, language: str) -> list[DubJob]:
+def _voice_jobs(film: Path, audio: Sequence[Said], output: Path | None, language: str) -> list[DubJob]:
     voices = [_voice(text, language) for text in audio]
     return [DubJob(film, path, _output(film, path, lang, output), lang) for lang, path in voices]
 
 
-def _cast_job(film: Path, audio: Sequence[str], output: Path | None, language: str, cast: Path) -> DubJob:
+def _cast_job(film: Path, audio: Sequence[Said], output: Path | None, language: str, cast: Path) -> DubJob:
     """One film with everybody's voice. --audio NAME=PATH wins over the map."""
     named = [_named(text) for text in audio]
     if len(dict(named)) < len(named):
@@ -94,7 +95,9 @@ def _cast_job(film: Path, audio: Sequence[str], output: Path | None, language: s
     return DubJob(film, first, target, language, cast, tuple(named))
 
 
-def _named(text: str) -> tuple[str, Path]:
+def _named(text: Said) -> tuple[str, Path]:
+    if isinstance(text, tuple):
+        return text
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise UsageError(f"{text!r} names nobody", "with --cast write NAME=PATH, the name as in the cast map", thing="--audio")
@@ -119,7 +122,14 @@ class Delivered(NamedTuple):
     frames_copied: int = 0
 
     def as_json(self) -> dict[str, object]:
-        return {"output": str(self.output), "frames_copied": self.frames_copied, "shots": list(self.shots)}
+        sidecar = None if self.sidecar is None else str(self.sidecar)
+        return {"output": str(self.output), "sidecar": sidecar, "frames_copied": self.frames_copied, "shots": list(self.shots)}
+
+    @property
+    def sidecar(self) -> Path | None:
+        """The film's manifest, where it lies beside it."""
+        beside = sidecar_of(self.output)
+        return beside if beside.is_file() else None
 
 
 After = Callable[[DubJob, Session, DubConfig, Runtime], None]  # told of each film where its work still is
@@ -145,6 +155,7 @@ def dub_film(
     made: dict[Path, Delivered] = {}
     todo = [job for job in jobs if not (existing.skip and job.output.exists())]
     if todo:
+        check_choices(choices)
         for job in todo:
             check_crf(choices, job.output.suffix)
         _open_inputs(todo)
@@ -174,12 +185,19 @@ def _undone(jobs: Sequence[DubJob], session: Session, config: DubConfig, runtime
     for job in jobs:
         if job.output.exists():
             made = finished_film(job, session.work.folder, for_job(config, job), runtime)
-            if made is None or fingerprint(made) != fingerprint(job.output):
+            if made is None or fingerprint(made.path) != fingerprint(job.output):
                 raise exists_error(job.output, EXISTS_CURE)
-            done.append(job)
+            if _has_its_manifest(made, job.output):
+                done.append(job)
     for job in done:
         session.events.emit("run.kept", output=job.output)
     return [job for job in jobs if job not in done]
+
+
+def _has_its_manifest(made: Film, output: Path) -> bool:
+    """A manifest that lies beside the film may have been lost since: then both are delivered again."""
+    beside = sidecar_of(output)
+    return made.sidecar is None or (beside.is_file() and fingerprint(made.sidecar) == fingerprint(beside))
 
 
 def _was_made_in(place: Place, job: DubJob) -> bool:
@@ -191,17 +209,17 @@ def _was_made_in(place: Place, job: DubJob) -> bool:
     return any(fingerprint(path) == fingerprint(job.output) for path in films)
 
 
-def _voice(text: str, language: str) -> tuple[str, Path]:
+def _voice(text: Said, language: str) -> tuple[str, Path]:
     """fr=voice.wav and fr.wav are both French. A file whose own name looks like the first is written ./fr=x.wav.
 
     Raises UsageError for what is no language.
     """
-    found = TAGGED.fullmatch(text)
+    found = TAGGED.fullmatch(text) if isinstance(text, str) else None
     if not text:
         raise UsageError("its path is empty", "give the file with the new voice", thing="--audio")
-    path = Path(found["path"] if found else text)
+    said, path = text if isinstance(text, tuple) else (found["language"], Path(found["path"])) if found else ("", Path(text))
     named = path.stem.lower() if path.stem.lower() in ISO_639_2 else ""
-    tag = found["language"] if found else language or named
+    tag = said or language or named
     three_letters(tag)
     return tag, path
 

@@ -43,6 +43,9 @@ from musetalk_cli.models.family import TOKENS_PER_SECOND
 from musetalk_cli.people import find_persons
 from musetalk_cli.pieces import Cut, cut_film
 from musetalk_cli.progress import MS_A_FRAME, Events
+from musetalk_cli.provenance.identity import identity
+from musetalk_cli.provenance.sign import BESIDE
+from musetalk_cli.provenance.statement import UNSIGNED, Altered, Statement, altered_of, statement
 from musetalk_cli.stages.s1_demux import demux
 from musetalk_cli.stages.s1_lengthen import LengthenConfig, lengthen
 from musetalk_cli.stages.s2_decide import decide
@@ -68,6 +71,7 @@ from musetalk_cli.types import (
     Stretch,
     Verdict,
     Voicing,
+    sidecar_of,
 )
 from musetalk_cli.work import Ref, Work, fingerprint, sync
 
@@ -102,8 +106,9 @@ def dub(
     """
     began = time.monotonic()
     made, told = make(job, Run(job.video, config, runtime, work, events, executor or executor_for(config.model, runtime)))
-    output = deliver(made.load().path, job.output)
-    events.emit("run.done", output=output, seconds=round(time.monotonic() - began, 1), **_summary(told))
+    output, sidecar = deliver(made.load(), job.output), made.load().sidecar
+    beside = {} if sidecar is None else {"sidecar": sidecar_of(output)}
+    events.emit("run.done", output=output, **beside, seconds=round(time.monotonic() - began, 1), **_summary(told))
     return told
 
 
@@ -179,11 +184,12 @@ def open_job(job: DubJob, run: Run) -> Opened:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A job of which everything is decided: what is left is to do it. errands: of each shot, in order."""
+    """A job of which everything is decided: what is left is to do it. errands: of each shot, in order. altered: by film order."""
 
     opened: Opened
     told: Told
     errands: tuple["DubShot", ...]
+    altered: tuple[Altered, ...]
 
 
 def settle(opened: Opened, found: Sequence[Ref[Faces]], run: Run) -> Settled:
@@ -212,7 +218,13 @@ def settle(opened: Opened, found: Sequence[Ref[Faces]], run: Run) -> Settled:
         )
         for shot, source, face, decision, spoken in zip(film.shots, sources, found, decisions, heard, strict=True)
     )
-    return Settled(opened, Told(film, decisions, cut), errands)
+    consents = {} if opened.cast_map is None else {person.name: person.consent for person in opened.cast_map.persons}
+    altered = [
+        stretch
+        for decision, faces_of, asked in zip(decisions, shots, cast, strict=True)
+        for stretch in altered_of(film, decision, faces_of, dict(asked.names), consents)
+    ]
+    return Settled(opened, Told(film, decisions, cut), errands, tuple(altered))
 
 
 def finish(settled: Settled, segments: Sequence[Ref[Segment]], run: Run) -> Ref[Film]:
@@ -220,7 +232,20 @@ def finish(settled: Settled, segments: Sequence[Ref[Segment]], run: Run) -> Ref[
     opened, film, copies = settled.opened, settled.told.film, Copies(settled.told.cut.copied)
     voice = soundtrack(opened.job, opened.voices, run)
     do = partial(run.work.do, config=run.config.remux, runtime=run.runtime)
-    return do(remux, run.video, voice, opened.source, list(segments), copies, unit="film", frames=film.frames)
+    given = (run.video, voice, opened.source, list(segments), copies, *_signing(settled, run))
+    return do(remux, *given, unit="film", frames=film.frames)
+
+
+def _signing(settled: Settled, run: Run) -> tuple[Statement, list[Path], list[Path]]:
+    """What the manifest says, who signs it, and the voices that it names. Loud where there is to be none."""
+    opened, config = settled.opened, run.config
+    if not config.sign.on:
+        message = "the film will not say that it was altered by a machine: no provenance was asked for"
+        run.events.emit("warning", message=message, hint="leave out --no-provenance, unless another tool signs it")
+        return UNSIGNED, [], []
+    told = statement(settled.told.film, settled.told.decisions, settled.altered, config.model, opened.job.language)
+    beds = [] if opened.job.bed is None else [opened.job.bed]
+    return told, [*identity(config.sign.cert, config.sign.key)], [*(voice.path for voice in opened.voices), *beds]
 
 
 def lengthened(own: Ref[Source], voices: Sequence[VoiceFile], run: Run) -> Ref[Source]:
@@ -394,17 +419,27 @@ def soundtrack(job: DubJob, voices: Sequence[VoiceFile], run: Run) -> Path:
     return made.path
 
 
-def deliver(film: Path, output: Path) -> Path:
-    """Copy to `.{name}.part` beside the target, fsync, rename: the target appears whole or not at all."""
+def deliver(film: Film, output: Path) -> Path:
+    """The film to where the user wants it, after the manifest beside it, if it has one there; that of an older film goes."""
+    sidecar = sidecar_of(output)
+    if film.sidecar is not None:
+        _copy_whole(film.sidecar, sidecar)
+    elif output.suffix.lower() in BESIDE:
+        sidecar.unlink(missing_ok=True)
+    _copy_whole(film.path, output)
+    sync(output.parent)
+    return output
+
+
+def _copy_whole(path: Path, output: Path) -> None:
+    """To `.{name}.part` beside the target, fsync, rename: the target appears whole or not at all."""
     part = output.with_name(f".{output.name}.part")
     try:
-        shutil.copyfile(film, part)
+        shutil.copyfile(path, part)
         sync(part)
         os.replace(part, output)
     finally:
         part.unlink(missing_ok=True)
-    sync(output.parent)
-    return output
 
 
 def unit_name(shot: Shot) -> str:

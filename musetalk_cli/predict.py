@@ -46,6 +46,7 @@ from musetalk_cli.jobs import Existing
 from musetalk_cli.media.encoders import ENCODERS
 from musetalk_cli.media.shots import SEEN_BESIDE, shots_between
 from musetalk_cli.progress import SHOT_STAGES, clock
+from musetalk_cli.reading import read_json
 from musetalk_cli.session import Place, cache_folder
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.standing import standing
@@ -349,8 +350,8 @@ def disk_bytes(probe: Probe, amounts: Sequence[Amount]) -> int:
 def probed(film: Path, look: Look, audio: Path, voice: Heard, choices: Choices, *, report: bool, alike: bool) -> Probe:
     """Measured, or as measured before in the cache."""
     path = cache_folder() / "predict" / f"{_key(film, look, audio, choices, report=report, alike=alike)}.json"
-    if path.exists():
-        return _probe_of(json.loads(path.read_text(encoding="utf-8")))
+    if (kept := _kept_probe(path)) is not None:
+        return kept
     with TemporaryDirectory(prefix="musetalk-predict-") as name:
         folder = Path(name)
         for frames in LONG_AS:
@@ -362,6 +363,14 @@ def probed(film: Path, look: Look, audio: Path, voice: Heard, choices: Choices, 
     part.write_text(json.dumps(found), encoding="utf-8")
     part.replace(path)
     return _probe_of(found)
+
+
+def _kept_probe(path: Path) -> Probe | None:
+    """None where there is none, or another than we write: then it is measured again."""
+    try:
+        return _probe_of(read_json(path))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _asked_of_child(given: Given, folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Events and their fields:
     stage.done  stage, unit, key, frames, seconds, reused
     warning     message, hint
     run.plan    shots, decisions, frames_worked, frames_copied, why_not_copied    once the voices are heard and the film is cut
-    run.done    output, seconds, frames, faces, frames_copied, needs_review
+    run.done    output, seconds, frames, faces, frames_copied, needs_review; sidecar, where the film's manifest lies beside it
     run.kept    output          it is there already, as this run would make it
     report.start result, frames     the film is there; frames of it that are measured
     report.done page, score, findings
@@ -21,7 +21,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # rich takes 0.1 s to import, and most runs of the other comm
     from rich.progress import Progress, TaskID
 
 ProgressMode = Literal["auto", "rich", "plain", "jsonl", "none"]
+OnEvent = Callable[[Mapping[str, Any]], None]  # takes an event as run.jsonl has it
 SHOT_STAGES = ("faces", "latents", "masks", "inference", "blend")  # a frame of the film goes through each of these once
 REPORT_STAGES = ("measure",)  # and of a report's frames through these
 MS_A_FRAME = {
@@ -83,8 +84,10 @@ class Events:
         self.close()
 
 
-def open_events(journal: Path | None, mode: ProgressMode = "auto", *, verbose: bool = False) -> Events:
-    """The journal (run.jsonl, appended to) and the face that suits stderr. verbose: plain says every step."""
+def open_events(
+    journal: Path | None, mode: ProgressMode = "auto", *, verbose: bool = False, on_event: OnEvent | None = None
+) -> Events:
+    """The journal (run.jsonl, appended to), the face that suits stderr, and who else listens. verbose: plain says every step."""
     sinks: list[Sink] = [] if journal is None else [JsonLines(_open_journal(journal), owned=True)]
     face = choose_face(mode, terminal=sys.stderr.isatty(), environ=os.environ)
     match face:
@@ -94,6 +97,8 @@ def open_events(journal: Path | None, mode: ProgressMode = "auto", *, verbose: b
             sinks.append(Plain(sys.stderr, every=0.0 if verbose else PLAIN_SECONDS))
         case "jsonl":
             sinks.append(JsonLines(sys.stderr, owned=False))
+    if on_event is not None:
+        sinks.append(Heard(on_event))
     return Events(sinks, shows_errors=face == "jsonl")
 
 
@@ -117,12 +122,29 @@ class JsonLines:
         self._stream, self._owned = stream, owned
 
     def take(self, record: Mapping[str, Any]) -> None:
-        self._stream.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+        self._stream.write(_as_json(record) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
         if self._owned:
             self._stream.close()
+
+
+class Heard:
+    """A caller within this process: told what the journal is told, as a reader of it would find it."""
+
+    def __init__(self, on_event: OnEvent) -> None:
+        self._on_event = on_event
+
+    def take(self, record: Mapping[str, Any]) -> None:
+        self._on_event(json.loads(_as_json(record)))
+
+    def close(self) -> None:
+        pass
+
+
+def _as_json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, default=str, ensure_ascii=False)
 
 
 @dataclass(slots=True)
@@ -324,6 +346,7 @@ def sentence(record: Mapping[str, Any]) -> str:
             told = [f"{record['faces']} with a new mouth" if "faces" in record else ""]
             told += [f"{record['frames_copied']} copied untouched" if record.get("frames_copied") else ""]
             told += [f"{len(record['needs_review'])} to be looked at" if record.get("needs_review") else ""]
+            told += [f"its manifest beside it: {Path(record['sidecar']).name}" if record.get("sidecar") else ""]
             return ", ".join(
                 [f"{record['output']}: {record['frames']} frames in {clock(float(record['seconds']))}", *filter(None, told)]
             )

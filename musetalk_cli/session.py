@@ -6,20 +6,22 @@ nothing of stages.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from musetalk_cli.errors import InternalError, MusetalkError, ResourceError, RetryableError, UsageError
-from musetalk_cli.progress import Events, ProgressMode, open_events
-from musetalk_cli.signals import stop_on_signals
+from musetalk_cli.progress import Events, OnEvent, ProgressMode, open_events
+from musetalk_cli.signals import Stop, stop_on_signals
 from musetalk_cli.store import store_behind
-from musetalk_cli.work import DISK_FULL, Work, fingerprint, kept_results
+from musetalk_cli.work import DISK_FAILS, DISK_FULL, Work, disk_fault, fingerprint, kept_results
 
 JOURNAL = "run.jsonl"
 OURS = {JOURNAL, "plan.json"}  # what tells a work folder; a copy of a plan alone is one to be
+REMOVED = re.compile(r"\.[0-9a-f]{16}\.\d+")  # a work folder of the cache on its way out, see _remove
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -44,11 +46,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How a run speaks on stderr."""
+    """How a run speaks on stderr, who else hears it, and who may stop it."""
 
     progress: ProgressMode = "auto"
     quiet: bool = False  # errors only
     verbose: bool = False
+    on_event: OnEvent | None = None  # told what run.jsonl is told
+    stop: Stop | None = None  # None: SIGINT and SIGTERM stop it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +72,15 @@ def open_session(film: Path, place: Place, voice: Voice, *, deliver: bool = True
     """
     folder = place.folder(film)
     mode: ProgressMode = "none" if voice.quiet else voice.progress
-    with as_faults(), stop_on_signals(quiet=voice.quiet) as stop:
+    stopping = stop_on_signals(quiet=voice.quiet) if voice.stop is None else nullcontext(voice.stop)
+    with as_faults(), stopping as stop:
         check_ours(folder)
         _make_folder(folder)
+        if place.work_dir is None:
+            _sweep(folder.parent)
         with ExitStack() as held:
             with _unless_cleared(folder):
-                events = held.enter_context(open_events(folder / JOURNAL, mode, verbose=voice.verbose))
+                events = held.enter_context(open_events(folder / JOURNAL, mode, verbose=voice.verbose, on_event=voice.on_event))
                 work = held.enter_context(Work.open(folder, events, stop, place.store_of(film)))
             if place.fresh:
                 _forget(folder)
@@ -105,9 +112,8 @@ def fault_of(error: Exception) -> MusetalkError:
     """What a foreign error means to a user."""
     if isinstance(error, MemoryError):
         return ResourceError("out of memory", "close other programs, or choose a smaller --chunk or --batch-size")
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        where = error.filename or "the disk"
-        return ResourceError(f"{where}: the disk is full", "free some space; what is finished is kept")
+    if isinstance(error, OSError) and (fault := disk_fault(error, error.filename or "a file")) is not None:
+        return fault
     if isinstance(error, OSError) and error.errno in NOT_WRITABLE and error.filename:
         cure = "change its permissions, or choose another place by -o or --work-dir"
         return UsageError(f"cannot be written ({error.strerror})", cure, thing=str(error.filename))
@@ -144,7 +150,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if error.errno in DISK_FULL:
+        if error.errno in DISK_FULL | DISK_FAILS:
             raise
         raise UsageError(f"cannot be made ({error.strerror})", cure, thing=str(folder)) from error
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -182,6 +188,13 @@ def _remove(folder: Path) -> None:
     with suppress(OSError):
         folder.rename(away)
     shutil.rmtree(away, ignore_errors=True)
+
+
+def _sweep(cache: Path) -> None:
+    """What others were removing when they were killed."""
+    for path in cache.iterdir():
+        if REMOVED.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _forget(folder: Path) -> None:

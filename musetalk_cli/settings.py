@@ -4,7 +4,7 @@ Flags win over MUSETALK_*, those over ./musetalk.toml, that over musetalk.toml i
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 from musetalk_cli import __version__, weights
 from musetalk_cli.config import (
     MODELS,
+    PUBLIC_KEY,
     BlendConfig,
     CastConfig,
     CutConfig,
@@ -28,12 +29,13 @@ from musetalk_cli.config import (
     Precision,
     RemuxConfig,
     Runtime,
+    SignConfig,
     Silence,
 )
 from musetalk_cli.errors import MissingError, UsageError
 from musetalk_cli.machine import has_matrix_tiles
 from musetalk_cli.media import encoders
-from musetalk_cli.media.encoders import ENCODERS
+from musetalk_cli.media.encoders import ENCODERS, PRESETS
 from musetalk_cli.types import DubJob
 
 FILE_NAME = "musetalk.toml"
@@ -65,12 +67,36 @@ class Choices:
     fade: float = DecideConfig().fade
     min_face: int = FacesConfig().min_face
     steady: float = 1.0
+    watermark: bool = False
+    watermark_key: str = PUBLIC_KEY
     copy: bool = True
     original_audio: bool = True
+    provenance: bool = True
+    sign_cert: Path | None = None
+    sign_key: Path | None = None
+
+
+LIMITS: dict[str, tuple[float, float]] = {  # least and most of each number
+    "chunk": (0.1, 86_400.0),
+    "max_yaw": (0, 90),
+    "min_face": (8, 65_536),
+    "occlusion": (0, 1),
+    "fade": (0, 2),
+    "steady": (0, 3),
+}
+NAMES: dict[str, tuple[str | None, ...]] = {  # what each word may be
+    "parsing_mode": (None, *get_args(MaskMode)),
+    "codec": ("auto", *ENCODERS),
+    "preset": ("auto", *PRESETS),
+    "length": get_args(Length),
+    "silence": get_args(Silence),
+}
 
 
 def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
-    """Every knob of the stages. Raises MissingError where the model that was asked for is not there, UsageError for an unknown face."""
+    """Every knob of the stages. Raises MissingError where the model that was asked for is not there, UsageError for an unknown face or
+    what `check_choices` refuses."""
+    check_choices(choices)
     check_face(choices.face)
     root = weights.folder(choices.weights)
     precision = choose_precision(choices.precision, runtime.device, exact=choices.exact)
@@ -97,10 +123,16 @@ def dub_config(choices: Choices, runtime: Runtime) -> DubConfig:
             weights=parsing,
             cheek=80 if first_version else 90,
         ),
-        blend=BlendConfig(codec=choices.codec, crf=choices.crf, preset=choices.preset),
+        blend=_encoded(choices),
         cut=CutConfig(copy=choices.copy),
         remux=RemuxConfig(length=choices.length, original_audio=choices.original_audio),
+        sign=SignConfig(choices.provenance, choices.sign_cert, choices.sign_key),
     )
+
+
+def _encoded(choices: Choices) -> BlendConfig:
+    mark = choices.watermark_key if choices.watermark else ""
+    return BlendConfig(codec=choices.codec, crf=choices.crf, preset=choices.preset, watermark=mark)
 
 
 def _decisions(choices: Choices) -> DecideConfig:
@@ -118,6 +150,21 @@ def _decisions(choices: Choices) -> DecideConfig:
 def _steadied(strength: float) -> InferenceConfig:
     usual = InferenceConfig()
     return InferenceConfig(usual.heard_hz / strength, usual.answered_hz / strength) if strength > 0 else InferenceConfig(0, 0)
+
+
+def check_choices(choices: Choices) -> None:
+    """Whoever made them: a program or a manifest has no command line that knows the limits. Raises UsageError."""
+    for name, (least, most) in LIMITS.items():
+        number = getattr(choices, name)
+        if not isinstance(number, int | float) or not least <= number <= most:  # nan is not within either
+            fact = f"{number!r} is outside of {least:g} to {most:g}"
+            raise UsageError(fact, "choose one within", thing=name.replace("_", "-"))
+    if choices.watermark and not choices.watermark_key:
+        raise UsageError("is empty", "choose one, or leave it out for the public one", thing="--watermark-key")
+    for name, words in NAMES.items():
+        if getattr(choices, name) not in words:
+            cure = f"choose from {', '.join(word for word in words if word)}"
+            raise UsageError(f"{getattr(choices, name)!r} is none", cure, thing=name.replace("_", "-"))
 
 
 def check_crf(choices: Choices, suffix: str) -> None:
@@ -218,23 +265,52 @@ def check_face(face: str) -> None:
         )
 
 
-def read_settings(files: Sequence[Path], known: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
-    """{command: {parameter: value}} of the files that exist, a later one over an earlier one.
+Flags = Mapping[str, Mapping[str, str]]  # {command: {flag: what its function calls it}}; a command of a group is "weights pull"
 
-    known: {command: {flag: parameter}}. Raises UsageError for a table or key that is not there, so that a typing error does not
-    go unnoticed.
+
+def flags_of(group: Any, above: str = "") -> dict[str, dict[str, str]]:
+    """Every command below a group of typer's that has options."""
+    found: dict[str, dict[str, str]] = {}
+    for name, command in group.commands.items():
+        title = f"{above} {name}".strip()
+        if hasattr(command, "commands"):
+            found.update(flags_of(command, title))
+        else:
+            options = [one for one in command.params if one.param_type_name == "option"]
+            found[title] = {max(one.opts, key=len).lstrip("-"): one.name for one in options}
+    return found
+
+
+def read_settings(files: Sequence[Path], known: Flags) -> dict[str, Any]:
+    """{command: {parameter: value}} of the files that exist, a later one over an earlier one; for a command of a group one level deeper.
+
+    Raises UsageError for a table or key that is not there, so that a typing error does not go unnoticed.
     """
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, Any] = {}
     for path in files:
-        for command, table in _read_toml(path).items():
-            if not isinstance(table, dict) or command not in known:
-                raise UsageError(f"{path}: [{command}]: no such table", f"choose from {', '.join(known)}")
+        for command, table in _tables(_read_toml(path), known, path):
             for key, value in table.items():
                 flag = key.replace("_", "-")
                 if flag not in known[command]:
                     raise UsageError(f"{path}: {command}.{key}: no such setting", f"see `musetalk {command} --help`")
-                merged.setdefault(command, {})[known[command][flag]] = value
+                place = merged
+                for name in command.split():
+                    place = place.setdefault(name, {})
+                place[known[command][flag]] = value
     return merged
+
+
+def _tables(read: Mapping[str, Any], known: Flags, path: Path, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, table in read.items():
+        command = f"{above} {name}".strip()
+        group = any(other.startswith(f"{command} ") for other in known)
+        if not isinstance(table, dict) or not (group or command in known):
+            titles = ", ".join(other.replace(" ", ".") for other in known)
+            raise UsageError(f"{path}: [{command.replace(' ', '.')}]: no such table", f"choose from {titles}")
+        if command in known:
+            yield command, table
+        else:
+            yield from _tables(table, known, path, command)
 
 
 def settings_files() -> list[Path]:

@@ -34,6 +34,7 @@ from musetalk_cli.jobs import After, Delivered, Existing, dub_film
 from musetalk_cli.models import free_workers
 from musetalk_cli.pipeline import DubShot, FindFaces, Run, face_errands, find_faces, hear, open_job, settle
 from musetalk_cli.progress import Events, ProgressMode, open_events
+from musetalk_cli.reading import parse_json, read_json, read_text
 from musetalk_cli.session import Place, Voice, as_faults, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config, for_job, trained_model
 from musetalk_cli.sharing import Shard, Unit, deal, to_make
@@ -137,15 +138,15 @@ def read_plan(folder: Path) -> Plan:
     path = folder / PLAN
     cure = "make one: musetalk plan FILM --audio VOICE --work-dir DIR -o OUT"
     try:
-        text = path.read_text(encoding="utf-8")
-        told = json.loads(text)
+        text = read_text(path)
+        told = parse_json(text)
         choices = Choices(**_found_again(told["choices"], folder))
         jobs = tuple(_job(job, folder) for job in told["jobs"])
         files = {_absolute(name, folder): str(of) for name, of in told["files"].items()}
         config, store = dict(told["config"]), str(told["store"])
     except FileNotFoundError:
         raise InputError(f"{path}: there is no plan", cure) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no plan of this version ({type(error).__name__}: {error})", cure) from error
     for file, planned in files.items():
         if fingerprint(file) != planned:
@@ -180,7 +181,7 @@ def _portable_value(name: str, value: Any, folder: Path) -> Any:
 def _found_again(choices: dict[str, Any], folder: Path) -> dict[str, Any]:
     named = {name for name, other in (("face", RULES), ("model", ("auto", *MODELS))) if choices[name] not in other}
     paths = {name: str(_absolute(choices[name], folder)) for name in named}
-    return {**choices, **_paths(choices, folder, ("weights",)), **paths}
+    return {**choices, **_paths(choices, folder, ("weights", "sign_cert", "sign_key")), **paths}
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -368,12 +369,11 @@ class _Worker:
         def make(row: int) -> object:
             if not lines:
                 lines.extend(shots.read_text(encoding="utf-8").splitlines())
-            errand = errand_from_json(json.loads(lines[row]), run.video, run.config, self._work.folder)
-            return errand.do(self._work, run.runtime)
+            return read_errand(lines[row], shots, run.video, run.config, self._work.folder).do(self._work, run.runtime)
 
         return [
-            _Task(Unit(name, cost), tuple(self._work.folder / leaf for leaf in leaves), lambda row=row: make(row))  # type: ignore[misc]
-            for row, (name, cost, leaves) in enumerate(json.loads(units.read_text(encoding="utf-8")))
+            _Task(unit, leaves, lambda row=row: make(row))  # type: ignore[misc]
+            for row, (unit, leaves) in enumerate(read_units(units, self._work.folder))
             if leaves
         ]
 
@@ -456,6 +456,32 @@ def errand_as_json(errand: DubShot) -> dict[str, Any]:
     return {name: _json.unstructure(getattr(errand, name)) for name in _ERRAND_FIELDS}
 
 
+def read_units(path: Path, folder: Path) -> list[tuple[Unit, tuple[Path, ...]]]:
+    """Units of a job with the results that each leaves in the work folder. Raises InputError where it is not what `work` wrote."""
+    try:
+        rows = [(Unit(name, float(cost)), tuple(_within(leaf, folder) for leaf in leaves)) for name, cost, leaves in read_json(path)]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error})", _SETTLED_CURE) from error
+    if not all(isinstance(unit.name, str) and Path(unit.name).name == unit.name for unit, _ in rows):
+        raise InputError(f"{path}: damaged (a unit's name is no name)", _SETTLED_CURE)
+    return rows
+
+
+def _within(leaf: str, folder: Path) -> Path:
+    """STAGE/UNIT-KEY in the work folder. Raises ValueError for a place elsewhere."""
+    if len(parts := Path(leaf).parts) != 2 or ".." in parts or "\0" in leaf or Path(leaf).is_absolute():
+        raise ValueError(f"{leaf!r} is no result")
+    return folder / leaf
+
+
+def read_errand(line: str, path: Path, video: Path, config: DubConfig, folder: Path) -> DubShot:
+    """As `errand_from_json`. Raises InputError where the line is not what `work` wrote. path: of its file."""
+    try:
+        return errand_from_json(parse_json(line), video, config, folder)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, cattrs.BaseValidationError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__})", _SETTLED_CURE) from error
+
+
 def errand_from_json(told: dict[str, Any], video: Path, config: DubConfig, folder: Path) -> DubShot:
     """folder: the work folder, as this machine sees it."""
     hints = get_type_hints(DubShot)
@@ -472,6 +498,7 @@ def _in_folder(told: Any, folder: Path) -> Any:
     return told
 
 
+_SETTLED_CURE = "delete it and start the workers again: it is made anew"
 _ERRAND_FIELDS = [field.name for field in fields(DubShot) if field.name not in ("video", "config")]
 _json = cattrs.Converter()
 _json.register_unstructure_hook(Ref, lambda ref: {"stage": ref.stage, "unit": ref.unit, "key": ref.key})

@@ -42,6 +42,10 @@ class Stop:
     def requested(self) -> bool:
         return self.number != 0
 
+    def request(self, number: int = signal.SIGINT) -> None:
+        """Ask for it, from any thread: what is running is finished and kept, as at the first Ctrl-C."""
+        self.number = self.number or number
+
     def check(self) -> None:
         """Raises InterruptedRun once a signal came, Abandoned where another thread failed; to be called where everything finished is
         on disk."""

@@ -13,7 +13,7 @@ from musetalk_cli.progress import Events
 from musetalk_cli.session import Place, check_ours
 from musetalk_cli.settings import Choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.signals import Stop
-from musetalk_cli.types import DubJob
+from musetalk_cli.types import DubJob, Film
 from musetalk_cli.work import Ref, Unmade, Work, holder_of, kept_results
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def standing(film: Path, place: Place, choices: Choices | None, job: DubJob | No
     return replace(found, steps=tuple(work.steps), rest=rest)
 
 
-def finished_film(job: DubJob, folder: Path, config: DubConfig, runtime: Runtime) -> Path | None:
+def finished_film(job: DubJob, folder: Path, config: DubConfig, runtime: Runtime) -> Film | None:
     """The film that a run of this job would find finished in its work folder; None where it would have to make anything."""
     from musetalk_cli.pipeline import Run, make
 
@@ -84,7 +84,7 @@ def finished_film(job: DubJob, folder: Path, config: DubConfig, runtime: Runtime
         film, _ = make(job, Run(job.video, config, runtime, work, Events()))
     except Unmade:
         return None
-    return film.load().path if all(step.kept for step in work.steps) else None
+    return film.load() if all(step.kept for step in work.steps) else None
 
 
 class Rehearsal(Work):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from musetalk_cli.errors import MissingError, MusetalkError, RetryableError, UsageError
+from musetalk_cli.offline import refuse
 
 MARK = "result.json"
 NAMED = "store.url"  # in a work folder: the store behind it, so that every process that works there finds it
@@ -35,7 +36,8 @@ class Store:
     """What lies under one URL. Threads may share it."""
 
     def __init__(self, url: str) -> None:
-        """Nothing is asked of the other side yet. Raises UsageError for what is no such URL, MissingError without the package for it."""
+        """Nothing is asked of the other side yet. Raises UsageError for what is no such URL, MissingError without the package for it
+        or without a network."""
         self.url = url.rstrip("/")
         self._files, self._root = _opened(self.url)
         self._known: set[str] = set()
@@ -169,6 +171,8 @@ def _opened(url: str) -> tuple[Any, str]:
     from fsspec.utils import get_protocol
 
     local = {"auto_mkdir": True} if get_protocol(url) in ("file", "local") else {}
+    if get_protocol(url) not in ("file", "local", "memory"):
+        refuse(url)
     try:
         files, root = url_to_fs(url, use_listings_cache=False, **local)
     except ImportError as error:

@@ -16,6 +16,14 @@ def check_folder(folder: Path) -> None:
         raise UsageError("not a folder that can be written", "make it, or choose another -o", thing=str(folder))
 
 
+def make_folder(folder: Path) -> None:
+    """With those above it. Raises UsageError where it cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot be made ({error.strerror})", "choose another -o", thing=str(folder)) from error
+
+
 def check_suffix(output: Path, suffixes: Iterable[str]) -> None:
     """Raises UsageError where the name does not end in one of them, in small or capital letters."""
     if output.suffix.lower() not in suffixes:

@@ -324,6 +324,17 @@ class Film:
     path: Path
     frames: int
 
+    @property
+    def sidecar(self) -> Path | None:
+        """Its manifest, where the container holds none."""
+        beside = sidecar_of(self.path)
+        return beside if beside.is_file() else None
+
+
+def sidecar_of(film: Path) -> Path:
+    """Where a film's manifest lies, if it is not in the film."""
+    return film.with_name(f"{film.name}.c2pa")
+
 
 def _check(true: bool, fact: str) -> None:
     if not true:

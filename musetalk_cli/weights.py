@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from musetalk_cli.download import Comparison, Origin, compare, download
 from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError, UsageError
+from musetalk_cli.licences import Licence, licence_of
 from musetalk_cli.work import sha256_of
 
 LITE = "lite"  # the model that comes along: no set
@@ -64,6 +65,11 @@ class ModelFile(NamedTuple):
     @property
     def licence(self) -> str:
         return LICENCES[self.path.split("/")[0]]
+
+    @property
+    def licensed(self) -> Licence:
+        """The same with what it asks for."""
+        return licence_of(self.path, self.licence)
 
 
 Need = tuple[ModelFile, ...]  # files that serve one purpose: the first is pulled, another one is used where it lies
@@ -280,18 +286,51 @@ def has_unet(folder: Path) -> bool:
 
 
 def pull(
-    name: str, root: Path, *, endpoint: str | None = None, force: bool = False, progress: Progress | None = None
+    name: str,
+    root: Path,
+    *,
+    endpoint: str | None = None,
+    mirror: str = "",
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[FileStatus]:
     """Fetch what is missing of a set, check it, publish each file whole. A stopped pull goes on where it was.
 
-    endpoint: a mirror of the hub, else $HF_ENDPOINT, else huggingface.co. force: replace a file that lies there and is not the
-    published one. Raises OutputExistsError for such a file without force, RetryableError while another pull is at work in the
-    folder, and what `download` raises.
+    mirror: a folder, or an http(s) address, under which files lie as in a weights folder; then nothing is asked elsewhere. endpoint: a
+    mirror of the hub that speaks its protocol, else $HF_ENDPOINT, else huggingface.co. force: replace a file that lies there and is
+    not the published one. Raises OutputExistsError for such a file without force, RetryableError while another pull is at work in the
+    folder, UsageError for a mirror that is neither, and what `download` raises.
     """
     needs = _needs(name)
-    mirror = endpoint or os.environ.get("HF_ENDPOINT") or None
+    source = _Source(_checked_mirror(mirror), endpoint or os.environ.get("HF_ENDPOINT") or None)
     with _sole_puller(root):
-        return [_pull_one(name, need, root, mirror, force, progress) for need in needs]
+        return [_pull_one(name, need, root, source, force, progress) for need in needs]
+
+
+def to_pull(name: str, root: Path) -> list[ModelFile]:
+    """The files that a pull would fetch. Raises UsageError for an unknown set."""
+    found = [(need, _status(name, need, root, deep=False)) for need in _needs(name)]
+    return [need[0] for need, status in found if status.state != "present"]
+
+
+class _Source(NamedTuple):
+    """Where bytes come from."""
+
+    mirror: str
+    endpoint: str | None
+
+
+def _checked_mirror(mirror: str) -> str:
+    """The address without its last slash, or the folder's path."""
+    scheme, colon, _ = mirror.partition("://")
+    if not mirror or (colon and scheme in ("http", "https")):
+        return mirror.rstrip("/")
+    if colon and scheme != "file":
+        raise UsageError(f"{scheme}:// is not read", "give an http or https address, or a folder", thing=mirror)
+    place = Path(mirror.removeprefix("file://")).expanduser()
+    if not place.is_dir():
+        raise UsageError("is no folder", "give a weights folder, or an http or https address", thing=mirror)
+    return str(place.absolute())
 
 
 def _needs(name: str) -> tuple[Need, ...]:
@@ -319,7 +358,7 @@ def _compared(path: Path, file: ModelFile, deep: bool) -> Comparison:
     return Comparison(True, "not a published file") if made_by_user else compare(path, file.origin, deep=deep)
 
 
-def _pull_one(name: str, need: Need, root: Path, mirror: str | None, force: bool, progress: Progress | None) -> FileStatus:
+def _pull_one(name: str, need: Need, root: Path, source: _Source, force: bool, progress: Progress | None) -> FileStatus:
     status = _status(name, need, root, deep=True)
     if status.state == "present":
         return status
@@ -331,7 +370,9 @@ def _pull_one(name: str, need: Need, root: Path, mirror: str | None, force: bool
         raise OutputExistsError(fact, cure)
     file = need[0]
     tell = partial(progress, file.path) if progress else None
-    return FileStatus(name, file, "present", download(file.origin, root / file.path, endpoint=mirror, tell=tell))
+    mirror = f"{source.mirror}/{file.path}" if source.mirror else ""
+    fact = download(file.origin, root / file.path, endpoint=source.endpoint, mirror=mirror, tell=tell)
+    return FileStatus(name, file, "present", fact)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, Generic, TypeVar, cast, get_type_hints
+from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
 
 import cattrs
 import numpy as np
@@ -46,6 +46,7 @@ SAMPLE_BYTES = 1 << 20
 SAMPLES = 32
 PROBE_SECONDS = 0.3  # longer than one who only looks ever holds the lock
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FAILS = {errno.EIO, errno.ESTALE, errno.ENXIO}  # a disk that is dying, a file server that went away
 
 _records = cattrs.Converter()
 _records.register_unstructure_hook(Fraction, str)
@@ -119,8 +120,11 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             name_store(folder, store)
-            shutil.rmtree(folder / "tmp", ignore_errors=True)  # halves of runs that were killed
-            yield cls(folder, events, stop)
+            _clear_halves(folder)  # of runs that were killed
+            try:
+                yield cls(folder, events, stop)
+            finally:
+                _clear_halves(folder)  # of threads that a second signal left where they were
 
     @classmethod
     @contextmanager
@@ -225,6 +229,15 @@ class Work:
             _give_back_memory()
 
 
+def _clear_halves(folder: Path) -> None:
+    """By a rename first: a thread that is still at work finds its place gone, and cannot put another file there."""
+    away = folder / f"tmp.{uuid.uuid4().hex}"
+    with suppress(OSError):
+        (folder / "tmp").rename(away)
+    for path in folder.glob("tmp.*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _give_back_memory() -> None:
     """What was freed goes back to the system: glibc keeps holes between blocks, and they grow with the number of chunks."""
     with suppress(OSError, AttributeError):  # only glibc has it
@@ -234,7 +247,7 @@ def _give_back_memory() -> None:
 def kept_results(folder: Path) -> Iterator[dict[str, Any]]:
     """The result.json of every finished result in a work folder, in order of stage and unit."""
     for path in sorted(folder.glob("*/*/result.json")):
-        if path.parent.parent.name != "tmp":
+        if not path.parent.parent.name.startswith("tmp"):
             yield cast(dict[str, Any], json.loads(path.read_text()))
 
 
@@ -314,7 +327,7 @@ def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
             value.flush()  # a stage that streams writes {field}.npy itself
             saved[field.name] = f"{field.name}.npy"
         elif isinstance(value, np.ndarray):
-            np.save(out / f"{field.name}.npy", value, allow_pickle=False)
+            _write_array(out / f"{field.name}.npy", value)
             saved[field.name] = f"{field.name}.npy"
         elif isinstance(value, Path):
             saved[field.name] = str(value.relative_to(out))  # a result names only files in its own folder
@@ -323,6 +336,18 @@ def _write_record(record: Any, out: Path, about: dict[str, Any]) -> None:
     files = {path.name: sha256_of(path) for path in sorted(out.iterdir())}
     told = json.loads(json.dumps({"v": 1, **about, "record": saved, "files": files}))
     (out / "result.json").write_text(json.dumps({**told, "sha256": digest_of(told)}, indent=1))
+
+
+class _Sink(NamedTuple):
+    """What numpy does not take for a file."""
+
+    write: Callable[[bytes], int]
+
+
+def _write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    """As numpy.save, which on a full disk only says how much less was written: it hands files to C, and the errno is lost."""
+    with path.open("wb") as file:
+        np.lib.format.write_array(_Sink(file.write), array, allow_pickle=False)
 
 
 def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
@@ -468,11 +493,21 @@ def _disk_errors(folder: Path) -> Iterator[None]:
     except MemoryError as error:
         raise ResourceError("out of memory", "close other programs, or choose a smaller --chunk or --batch-size") from error
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise ResourceError(
-                f"{folder}: the disk is full", "free some space or choose another --work-dir; what is finished is kept"
-            ) from error
+        fault = disk_fault(error, folder)
+        if fault is not None:
+            raise fault from error
         raise
+
+
+def disk_fault(error: OSError, where: Path | str) -> ResourceError | None:
+    """What a full or failing disk means to a user; None for an error of another kind."""
+    kept = "what is finished is kept"
+    if error.errno in DISK_FULL:
+        return ResourceError(f"{where}: the disk is full", f"free some space or choose another --work-dir; {kept}")
+    if error.errno in DISK_FAILS:
+        cure = f"see what the system's log says of it, choose another --work-dir; {kept}"
+        return ResourceError(f"{where}: the disk fails ({os.strerror(error.errno)})", cure)
+    return None
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Page(NamedTuple):
 
     def wait(self, script: str) -> None:
         """Until the expression of JavaScript is true."""
-        self.raw.wait_for_function(script)
+        self.raw.wait_for_function(f"() => ({script})")  # a function needs no eval, which a page's policy may forbid
         self.check()
 
     def evaluate(self, script: str) -> Any:
@@ -95,12 +95,15 @@ class Browser(NamedTuple):
     raw: Any  # playwright.sync_api.Browser
 
     @contextmanager
-    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Page]:
-        """A file or URL in a window of `width` x `height` px, with a store of its own that is empty."""
+    def open(
+        self, page: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, server: str = ""
+    ) -> Iterator[Page]:
+        """A file or URL in a window of `width` x `height` px, with a store of its own that is empty. server: the page may ask this
+        origin, and no other."""
         context = self.raw.new_context(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
         try:
             opened = Page(context.new_page(), [])
-            _listen(opened)
+            _listen(opened, server)
             opened.raw.set_default_timeout(PATIENCE_MS)
             opened.raw.goto(page.absolute().as_uri() if isinstance(page, Path) else page)
             opened.check()
@@ -125,13 +128,13 @@ def open_browser() -> Iterator[Browser]:
             browser.close()
 
 
-def _listen(page: Page) -> None:
+def _listen(page: Page, server: str) -> None:
     def heard(message: Any) -> None:
         if message.type == "error":
             page.complaints.append(f"console: {message.text}")
 
     def asked(request: Any) -> None:
-        if not request.url.startswith(OFFLINE):
+        if not request.url.startswith(OFFLINE) and not (server and request.url.startswith(f"{server}/")):
             page.complaints.append(f"asks the network for {request.url}")
 
     def failed(request: Any) -> None:

@@ -94,7 +94,11 @@ def test_every_voice_is_told_once_in_the_order_of_the_file(tmp_path: Path) -> No
         ('[[person]]\nname = "a=b"\n', "person 'a=b': needs a name without '='", 'write name = "anna"'),
         (f'{ANNA}faces = "A"\n', "person 'anna': faces is no list of letters", 'write faces = ["A"]'),
         (f"{ANNA}faces = [1]\n", "faces is no list of letters", 'write faces = ["A"]'),
-        (f'{ANNA}face = ["A"]\n', "person 'anna': no such key 'face'", "choose from channel, faces, name, silence, still, voice"),
+        (
+            f'{ANNA}face = ["A"]\n',
+            "person 'anna': no such key 'face'",
+            "choose from channel, consent, faces, name, silence, still, voice",
+        ),
         (
             f'{ANNA}faces = ["A"]\n[[person]]\nname = "bert"\nfaces = ["B", "A"]\n',
             "a face belongs to two persons",

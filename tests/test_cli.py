@@ -204,6 +204,15 @@ def test_9_for_a_disk_that_takes_no_more(home: Path, film: Path, voice: Path) ->
     assert not (home / "out.mp4").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_the_exit_code_stands_where_the_error_cannot_be_told(home: Path) -> None:
+    """stderr is often a log on the very disk that is full."""
+    command = [sys.executable, "-m", "musetalk_cli", "dub", "none.mp4", "--audio", "none.wav"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=home, env=environment(home), stdout=full, stderr=full, timeout=SLOW)
+    assert done.returncode == 3
+
+
 def test_75_for_a_work_folder_in_use(home: Path, film: Path, voice: Path) -> None:
     work = home / "work"
     work.mkdir()

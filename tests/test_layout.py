@@ -13,7 +13,7 @@ import musetalk_cli
 PACKAGE = Path(musetalk_cli.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"av", "cv2", "diffusers", "face_alignment", "mediapipe", "ray", "scenedetect", "torch", "transformers"}
-LIGHT = ("cli", "config", "errors", "jobs", "progress", "session", "settings", "signals", "types", "weights", "work")
+LIGHT = ("api", "cli", "config", "errors", "jobs", "progress", "session", "settings", "signals", "types", "weights", "work")
 
 # A module may import from its own rank and from ranks below; a name is a module, or a folder of modules.
 RANKS = (
@@ -26,23 +26,42 @@ RANKS = (
         "crop",
         "sharing",
         "landmarks",
+        "help_examples",
         "languages",
         "machine",
         "occlusion",
+        "offline",
         "pose",
         "progress",
+        "reading",
         "signals",
         "steady",
         "store",
         "suffixes",
     ),
     ("work", "tracks", "people", "casting", "metrics", "speaking"),
-    ("media", "models", "download", "weights"),
+    ("media", "models", "download", "licences", "weights", "provenance"),
     ("stages",),
     ("training", "pieces", "executor", "executor_processes", "executor_ray"),
     ("pipeline",),
     ("cast_draft", "contact_sheet", "settings", "session", "jobs", "inspection", "standing", "doctor", "targets"),
-    ("batch", "bench", "predict", "shards", "farm_cli", "evaluation", "preview", "report", "study"),
+    (
+        "api",
+        "batch",
+        "bench",
+        "config_cli",
+        "predict",
+        "shards",
+        "farm_cli",
+        "evaluation",
+        "preview",
+        "report",
+        "serve",
+        "study",
+        "watermark",
+        "watermark_cli",
+        "weights_cli",
+    ),
     ("cli", "__main__"),
 )
 

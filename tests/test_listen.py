@@ -1,6 +1,7 @@
 """Promises of listening: fifty tokens a second of one voice, block by block, of the channel that was asked for, and when it speaks."""
 
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from conftest import FRENCH, make_speech, run_tool
 from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
-from musetalk_cli.errors import InputError
+from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.media.audio import ALL_CHANNELS, speech_blocks
 from musetalk_cli.stages import s3_latents
 from musetalk_cli.stages.s3_latents import listen
@@ -62,6 +63,22 @@ def two_channels(folder: Path) -> Path:
 def spoken(found: Speech) -> list[bool]:
     """Whether most of each second is spoken."""
     return [bool((second > 0.5).mean() > 0.6) for second in np.split(np.asarray(found.activity, np.float32), 2)]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_nan_is_heard_once_more_and_never_kept(
+    model: Loudness, tmp_path: Path, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(speech: NDArray[np.float32], whole: Callable[..., NDArray[np.float16]] = model.listen) -> NDArray[np.float16]:
+        return whole(speech) * np.float16(np.nan if len(model.blocks) <= times else 1)
+
+    monkeypatch.setattr(model, "listen", spoiled)
+    voice = make_speech(tmp_path / "voice.wav", seconds=1)
+    if times > 1:
+        with pytest.raises(InternalError, match="NaN twice"):
+            heard(voice, tmp_path / "out")
+    else:
+        assert np.isfinite(heard(voice, tmp_path / "out").features).all()
 
 
 @pytest.mark.parametrize(("channel", "expected"), [(0, [True, False]), (1, [False, True]), (ALL_CHANNELS, [True, True])])

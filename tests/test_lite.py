@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from musetalk_cli.crop import MASK_ROW, hide_mouth
-from musetalk_cli.errors import MissingError
+from musetalk_cli.errors import InternalError, MissingError
 from musetalk_cli.models.family import Lent, Numbers
 from musetalk_cli.models.lip_codes import wanted_landmarks
 from musetalk_cli.models.lite import (
+    Autoencoder,
+    LipUNet,
     LiteModel,
     interpolate,
     lend_lips,
@@ -97,6 +99,41 @@ def test_results_depend_on_no_number_of_threads(model: LiteModel, crops: np.ndar
         torch.set_num_threads(threads)  # conftest sets it back
         made.append(quick.decode(answered(quick, crops, windows)))
     np.testing.assert_array_equal(*made)
+
+
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_nan_is_asked_again_and_never_a_black_mouth(
+    model: LiteModel, crops: np.ndarray, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = model.encode(crops)[1]
+    run = (lambda: model.encode(crops)[1]) if step == "encode" else (lambda: model.decode(latents))
+    whole, right, spoiled = getattr(Autoencoder, step), run(), [1]
+
+    def with_nan(self: Autoencoder, given: torch.Tensor) -> torch.Tensor:
+        spoiled[0] -= 1
+        return whole(self, given) * (float("nan") if spoiled[0] >= 0 else 1)
+
+    monkeypatch.setattr(Autoencoder, step, with_nan)
+    assert (run() == right).all()
+    spoiled[0] = 99
+    with pytest.raises(InternalError, match="NaN twice"):
+        run()
+
+
+@pytest.mark.parametrize(("net", "name"), [(Autoencoder, "encode"), (Autoencoder, "decode"), (LipUNet, "forward")])
+def test_full_gpu_is_a_memory_error(
+    model: LiteModel, crops: np.ndarray, windows: np.ndarray, net: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = model.encode(crops)[1]
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(net, name, out_of_memory)
+    with pytest.raises(MemoryError, match="CUDA out of memory"):
+        if (net, name) == (Autoencoder, "decode"):
+            model.decode(latents)
+        answered(model, crops, windows)
 
 
 def test_hidden_mouth_leaves_the_upper_half_as_it_is(model: LiteModel, crops: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from conftest import make_film, make_voice, number_of, run_tool
 from numpy.typing import NDArray
 
 from musetalk_cli.config import BlendConfig, DemuxConfig, Runtime
-from musetalk_cli.errors import InputError, InternalError, MissingError, ResourceError
+from musetalk_cli.errors import InputError, InternalError, MissingError, MusetalkError, ResourceError, RetryableError
 from musetalk_cli.media import ffmpeg as ffmpeg_module
 from musetalk_cli.media.audio import read_speech, speech_blocks
 from musetalk_cli.media.ffmpeg import find_ffmpeg, media_url, run_ffmpeg
@@ -363,6 +363,27 @@ def test_full_disk_is_named(tmp_path: Path) -> None:
     film = make_film(tmp_path / "a.mp4", frames=3)
     with pytest.raises(ResourceError, match="disk is full"):
         run_ffmpeg(ffmpeg.output(ffmpeg.input(media_url(film)), "/dev/full", f="nut", c="copy", y=None), purpose="copy")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("deed", "error", "said"),
+    [
+        ("kill -KILL $$", RetryableError, "could not copy: it was ended by SIGKILL"),
+        ("kill -SEGV $$", RetryableError, "could not copy: it was ended by SIGSEGV"),
+        ("kill -XFSZ $$", ResourceError, "could not copy: the disk is full"),
+        ("echo 'x.mp4: Input/output error' >&2; exit 251", ResourceError, "could not copy: the disk fails"),
+    ],
+)
+def test_what_ended_an_ffmpeg_is_told(
+    deed: str, error: type[MusetalkError], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\n{deed}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(ffmpeg_module, "find_ffmpeg", lambda: program)
+    with pytest.raises(error, match=said):
+        run_ffmpeg(ffmpeg.output(ffmpeg.input("x.mp4"), "y.mp4"), purpose="copy")
 
 
 ENDLESS = """

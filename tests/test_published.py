@@ -26,7 +26,8 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from musetalk_cli import weights
-from musetalk_cli.errors import MissingError, UsageError
+from musetalk_cli.errors import InternalError, MissingError, UsageError
+from musetalk_cli.models import vae
 from musetalk_cli.models.family import Numbers, windows_at
 from musetalk_cli.models.published import PublishedModel, load_published
 from musetalk_cli.models.unet import positional_encoding
@@ -444,6 +445,18 @@ def test_crop_that_overflows_in_half_precision_is_decoded_in_full(folder: Path, 
     assert not torch.isfinite(half.nets.vae.decode(torch.from_numpy(rows.masked[:1]) / 0.18215).sample).all()
     assert (half.decode(rows.masked[:1]) == full.decode(rows.masked[:1])).all()
     assert half.nets.vae.dtype == torch.float16
+
+
+def test_nan_in_full_precision_is_an_error_never_a_black_mouth(
+    model: PublishedModel, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(_: object, given: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(given), 3, 256, 256), float("nan"))
+
+    spoiled.__name__ = "decode"
+    monkeypatch.setattr(vae, "decode", spoiled)
+    with pytest.raises(InternalError, match="decode of 1 crops: NaN in full precision"):
+        model.decode(rows.masked[:1])
 
 
 def test_full_gpu_is_a_memory_error(model: PublishedModel, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:

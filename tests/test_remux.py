@@ -1,5 +1,6 @@
 """The finished film against the original: every timestamp, stream and tag. Real codecs, tiny films, segments of unchanged frames."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -381,6 +382,20 @@ def test_film_that_came_out_wrong_is_never_delivered(
 
     monkeypatch.setattr(s6_remux, "run_ffmpeg", faulty)
     with pytest.raises(InternalError, match=fact):
+        dubbed(make_film(tmp_path / "a.mp4", frames=20), voice)
+
+
+def test_a_film_that_was_cut_short_is_our_error_and_not_the_users(
+    tmp_path: Path, voice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(output: object, **rest: object) -> str:
+        said = run_ffmpeg(output, **rest)  # type: ignore[arg-type]
+        (made,) = tmp_path.rglob("film.mp4")
+        os.truncate(made, made.stat().st_size // 2)
+        return said
+
+    monkeypatch.setattr(s6_remux, "run_ffmpeg", cut_short)
+    with pytest.raises(InternalError, match=r"film\.mp4: the file cannot be read"):
         dubbed(make_film(tmp_path / "a.mp4", frames=20), voice)
 
 

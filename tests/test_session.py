@@ -47,6 +47,21 @@ def test_a_place_that_cannot_be_written_is_no_bug_of_ours(number: int) -> None:
     assert (fault.exit_code, fault.thing) == (2, "/there")
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_disk_that_fails_is_no_bug_of_ours(number: int) -> None:
+    fault = fault_of(OSError(number, os.strerror(number), "/there"))
+    assert (fault.exit_code, fault.thing, fault.about) == (9, "/there", f"the disk fails ({os.strerror(number)})")
+
+
+def test_what_a_killed_run_was_removing_goes_with_the_next(film: Path) -> None:
+    ours, others = cache_folder() / f".{'0a' * 8}.4711", cache_folder() / ".other"
+    for folder in (ours, others):
+        (folder / "faces").mkdir(parents=True)
+    with open_session(film, Place(), QUIET):
+        pass
+    assert [path.name for path in cache_folder().iterdir()] == [others.name]
+
+
 def test_a_failed_run_leaves_nothing_in_the_cache_unless_something_was_finished(film: Path) -> None:
     for finished in (False, True):
         with pytest.raises(InputError), open_session(film, Place(), QUIET) as session:

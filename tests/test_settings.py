@@ -1,5 +1,6 @@
 """From what the user chose to what the stages take: which model a name or a folder stands for."""
 
+import re
 import shutil
 from dataclasses import replace
 from fractions import Fraction
@@ -20,7 +21,7 @@ from musetalk_cli.config import (
     Runtime,
 )
 from musetalk_cli.errors import MissingError, UsageError
-from musetalk_cli.settings import Choices, choose_model, choose_runtime, dub_config, for_job
+from musetalk_cli.settings import LIMITS, NAMES, Choices, choose_model, choose_runtime, dub_config, for_job
 from musetalk_cli.types import DubJob
 from musetalk_cli.work import sha256_of
 
@@ -128,3 +129,27 @@ def test_a_jobs_output_says_its_container_language_and_notice(tmp_path: Path) ->
 def write(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
+
+
+def test_what_a_program_may_choose_is_what_the_flags_take() -> None:
+    """The limits stand twice: typer shows them in --help, programs and manifests have no typer."""
+    from typer.main import get_command
+
+    from musetalk_cli import cli
+
+    commands: Any = vars(get_command(cli.app))["commands"]
+    flags = {one.name: one for one in commands["dub"].params}
+    for name, (least, most) in LIMITS.items():
+        assert (flags[name].min, most if flags[name].max is None else flags[name].max) == (least, most), name
+    for name, words in NAMES.items():
+        taken = re.findall(r"'([^']+)'", str(flags[name].type_descriptor.annotation))
+        assert set(taken) == {word for word in words if word}, name
+
+
+@pytest.mark.parametrize(
+    "choices", [{"chunk": 0.0}, {"fade": float("nan")}, {"steady": "much"}, {"codec": "divx"}, {"silence": ""}]
+)
+def test_what_no_flag_would_take_is_refused_of_a_program_too(choices: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        config_of(**choices)
+    assert caught.value.thing == next(iter(choices)) and caught.value.cure

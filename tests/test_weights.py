@@ -1,11 +1,14 @@
 """The weights table and its pulls, against a stand-in of the model hub on this machine."""
 
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +16,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from musetalk_cli import weights
+from musetalk_cli import cli, licences, weights
 from musetalk_cli.download import Origin
 from musetalk_cli.errors import MissingError, OutputExistsError, ResourceError, RetryableError, UsageError
+from musetalk_cli.offline import SWITCHES
 from musetalk_cli.weights import ModelFile
 
 REVISION = "c0ffee" + "0" * 34
@@ -121,7 +125,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     import huggingface_hub.constants
     import huggingface_hub.file_download
 
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", weights.ENV_FOLDER):
+    for name in (*SWITCHES, "HF_ENDPOINT", "MUSETALK_MIRROR", "MUSETALK_ACCEPT_LICENCE", weights.ENV_FOLDER):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -195,7 +199,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from huggingface_hub import constants
-from musetalk_cli import weights
+from musetalk_cli import cli, licences, weights
 from test_weights import CHUNK, TOY
 constants.DOWNLOAD_CHUNK_SIZE = CHUNK
 weights.SETS["toy"] = TOY
@@ -482,3 +486,158 @@ def test_eval_set_holds_a_judge_for_each_standard_figure(tmp_path: Path) -> None
     statuses = [status for status in weights.list_sets(tmp_path) if status.set == "eval"]
     assert [status.file.path.split("/")[0] for status in statuses] == ["inception", "arcface", "sync-expert", "lpips", "lpips"]
     assert all(status.file.origin.size and len(status.file.origin.sha256) == 64 for status in statuses)
+
+
+# a mirror, licences, and no network
+
+
+def _note(told: list[tuple[str, int, int | None]], *what: Any) -> None:
+    told.append(what)
+
+
+@pytest.fixture
+def mirror(toy: Hub, tmp_path: Path) -> Path:
+    """A folder that another machine pulled into."""
+    weights.pull("toy", tmp_path / "mirror")
+    toy.asked.clear()
+    return tmp_path / "mirror"
+
+
+def test_a_folder_is_a_mirror_and_nobody_else_is_asked(
+    toy: Hub, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the network is switched off."""
+    monkeypatch.setenv("MUSETALK_OFFLINE", "1")
+    for given in (str(mirror), mirror.as_uri()):
+        target = tmp_path / f"w{len(given)}"
+        told: list[tuple[str, int, int | None]] = []
+        pulled = weights.pull("toy", target, mirror=given, progress=partial(_note, told))
+        assert [status.fact for status in pulled] == ["sha256 fits", "sha256 fits"]
+        assert (target / "net/model.safetensors").read_bytes() == BIG
+        assert told[-1] == ("net/model.safetensors", len(BIG), len(BIG))
+    assert toy.asked == []
+
+
+def test_a_web_server_over_such_a_folder_is_a_mirror_too(toy: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed, checked, and with no question to the hub."""
+    toy.files = {f"/models/{path}": content for path, content in (("net/config.json", SMALL), ("net/model.safetensors", BIG))}
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/.model.safetensors.part").write_bytes(BIG[:5000])
+    weights.pull("toy", tmp_path, mirror=f"{toy.url}/cdn/models/")
+    assert (tmp_path / "net/model.safetensors").read_bytes() == BIG
+    assert [asked.range for asked in toy.gets() if "model.safetensors" in asked.path] == ["bytes=5000-"]
+    assert all(asked.path.startswith("/cdn/models/") for asked in toy.asked)
+
+
+def test_a_copy_from_a_mirror_goes_on_where_it_was(mirror: Path, tmp_path: Path) -> None:
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net/.model.safetensors.part").write_bytes(BIG[:5000])
+    (mirror / "net/model.safetensors").write_bytes(bytes(5000) + BIG[5000:])  # whose first bytes are not read again
+    with pytest.raises(MissingError, match="has another file"):
+        weights.pull("toy", tmp_path / "whole", mirror=str(mirror))
+    weights.pull("toy", tmp_path, mirror=str(mirror))
+    assert (tmp_path / "net/model.safetensors").read_bytes() == BIG
+
+
+@pytest.mark.parametrize("content", [BIG[::-1], BIG[:-1]], ids=["other bytes", "another size"])
+def test_a_mirrors_other_bytes_are_refused_and_nothing_is_left(mirror: Path, tmp_path: Path, content: bytes) -> None:
+    (mirror / "net/model.safetensors").write_bytes(content)
+    with pytest.raises(MissingError, match="has another file"):
+        weights.pull("toy", tmp_path / "w", mirror=str(mirror))
+    assert [path.name for path in (tmp_path / "w/net").iterdir()] == ["config.json"]
+
+
+def test_what_a_mirror_lacks_is_missing_and_not_asked_elsewhere(toy: Hub, mirror: Path, tmp_path: Path) -> None:
+    (mirror / "net/model.safetensors").unlink()
+    with pytest.raises(MissingError, match="the mirror does not have it"):
+        weights.pull("toy", tmp_path / "w", mirror=str(mirror))
+    with pytest.raises(MissingError, match="cannot be had"):
+        weights.pull("toy", tmp_path / "v", mirror=f"{toy.url}/cdn/nothing")
+    assert not any(asked.path.startswith("/owner") for asked in toy.asked)
+
+
+@pytest.mark.parametrize("given", ["ftp://host/models", "no such folder", "s3://bucket"])
+def test_what_is_no_mirror_is_told_before_anything_is_fetched(toy: Hub, tmp_path: Path, given: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        weights.pull("toy", tmp_path / "w", mirror=given)
+    assert caught.value.thing == given
+    assert toy.asked == [] and not (tmp_path / "w").exists()
+
+
+@pytest.fixture
+def asking(toy: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The toy's licence wants to be accepted; the weights folder."""
+    monkeypatch.setitem(licences.ASKING, "net", "for research only")
+    monkeypatch.setitem(weights.LICENCES, "net", "a licence of toys")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv(weights.ENV_FOLDER, str(tmp_path / "w"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "w"
+
+
+def test_a_licence_is_shown_and_without_a_terminal_its_pull_is_refused_and_never_asks(
+    toy: Hub, asking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quiet in ([], ["--quiet"], ["--json"]):
+        assert cli.run(["weights", "pull", "toy", *quiet]) == 2
+        told = capsys.readouterr()
+        assert "for research only" in told.err + told.out and "--accept-licence" in told.err + told.out
+    assert toy.asked == [] and not asking.exists()
+
+
+def test_an_accepted_licence_is_remembered_until_its_words_change(
+    toy: Hub, asking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.run(["weights", "pull", "toy", "--accept-licence"]) == 0
+    assert "a licence of toys" in capsys.readouterr().err
+    record = json.loads((tmp_path / "data/musetalk/licences.json").read_text())
+    assert record["net"]["licence"] == "a licence of toys" and record["net"]["accepted"].startswith("20")
+    shutil.rmtree(asking)
+    assert cli.run(["weights", "pull", "toy"]) == 0
+    shutil.rmtree(asking)
+    monkeypatch.setitem(weights.LICENCES, "net", "another licence")
+    assert cli.run(["weights", "pull", "toy"]) == 2
+    monkeypatch.setenv("MUSETALK_ACCEPT_LICENCE", "1")
+    assert cli.run(["weights", "pull", "toy"]) == 0
+
+
+def test_a_damaged_record_of_licences_is_as_none(asking: Path, tmp_path: Path) -> None:
+    licences.record().parent.mkdir(parents=True)
+    for content in ("{", "[]", '{"net": 3}', '{"net": {}}'):
+        licences.record().write_text(content)
+        assert cli.run(["weights", "pull", "toy"]) == 2
+    assert cli.run(["weights", "pull", "toy", "--accept-licence"]) == 0
+
+
+def test_nothing_is_asked_for_files_that_are_here(toy: Hub, asking: Path) -> None:
+    weights.pull("toy", asking)
+    assert cli.run(["weights", "pull", "toy"]) == 0
+
+
+def test_list_shows_each_licence_and_whether_it_was_accepted(asking: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["weights", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["files"]
+    assert {row["licence_accepted"] for row in rows if row["set"] == "toy"} == {False}
+    assert {row["licence_accepted"] for row in rows if row["set"] == "lite"} == {None}
+    assert all(row["licence"] for row in rows)
+    licences.accept([CONFIG[0].licensed])
+    assert cli.run(["weights", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "a licence of toys [accepted]" in told and "[to be accepted]" in told
+
+
+def test_mirror_comes_from_the_environment_or_a_settings_file(
+    mirror: Path, asking: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("MUSETALK_ACCEPT_LICENCE", "1")
+    monkeypatch.setenv("MUSETALK_MIRROR", str(mirror))
+    assert cli.run(["weights", "pull", "toy"]) == 0
+    shutil.rmtree(asking)
+    monkeypatch.delenv("MUSETALK_MIRROR")
+    Path("musetalk.toml").write_text(f'[weights.pull]\nmirror = "{mirror}"\n')
+    assert cli.run(["weights", "pull", "toy"]) == 0
+    Path("musetalk.toml").write_text('[weights.pull]\nmiror = "x"\n')
+    assert cli.run(["weights", "pull", "toy"]) == 2

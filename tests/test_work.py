@@ -1,6 +1,9 @@
 """Promises of the work folder: named by what made it, published whole, found again, made again when damaged."""
 
+import errno
+import importlib
 import json
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +18,7 @@ from musetalk_cli.errors import InputError, InterruptedRun, ResourceError, Retry
 from musetalk_cli.progress import Events
 from musetalk_cli.signals import Stop
 from musetalk_cli.types import Shot
-from musetalk_cli.work import Ref, Work, fingerprint, kept_results, stage
+from musetalk_cli.work import Ref, Work, _write_array, fingerprint, kept_results, stage
 
 CALLS: list[str] = []
 
@@ -158,13 +161,48 @@ def test_failed_stage_leaves_nothing_behind(tmp_path: Path, film: Path) -> None:
     assert not [path for path in (tmp_path / "work").rglob("*") if path.name == "half"]
 
 
-def test_full_disk_is_a_resource_error(tmp_path: Path, film: Path) -> None:
+@pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "disk is full"), (errno.EIO, "disk fails .Input/output error")])
+def test_full_or_failing_disk_is_a_resource_error(number: int, said: str, tmp_path: Path, film: Path) -> None:
     @stage(version=1)
     def fills(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Total:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, "in the system's words")
 
-    with Work.open(tmp_path / "work", Events(), Stop()) as work, pytest.raises(ResourceError, match="disk is full"):
+    with Work.open(tmp_path / "work", Events(), Stop()) as work, pytest.raises(ResourceError, match=said):
         work.do(fills, film, config=Knobs(), runtime=Runtime(), unit="film")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit on the size of files")
+def test_an_array_that_only_half_fits_on_the_disk_is_a_full_disk(tmp_path: Path, film: Path) -> None:
+    resource = importlib.import_module("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @stage(version=1)
+    def large(film: Path, *, config: Knobs, runtime: Runtime, out: Path) -> Numbers:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+        return Numbers(np.zeros(100_000, np.float32), Fraction(25))
+
+    try:
+        with Work.open(tmp_path / "work", Events(), Stop()) as work, pytest.raises(ResourceError, match="disk is full"):
+            work.do(large, film, config=Knobs(), runtime=Runtime(), unit="film")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((0, 3)), np.float16(3) * np.ones(()), np.asfortranarray(np.eye(3)), np.arange(9)[::2]]
+)
+def test_arrays_are_written_as_numpy_writes_them(array: NDArray[Any], tmp_path: Path) -> None:
+    _write_array(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "numpys.npy", array)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
+
+
+def test_halves_of_threads_that_were_left_behind_go_with_the_run(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRun), Work.open(tmp_path / "work", Events(), Stop()):
+        (tmp_path / "work" / "tmp" / "1").mkdir(parents=True)
+        (tmp_path / "work" / "tmp" / "1" / "half.npy").write_bytes(b"half")
+        raise InterruptedRun
+    assert not list((tmp_path / "work").glob("tmp*"))
 
 
 def test_folder_in_use_is_retryable(tmp_path: Path) -> None:

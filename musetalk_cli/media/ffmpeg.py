@@ -4,6 +4,8 @@ Never a shell, never the network, never waiting at a prompt; a child does not ou
 """
 
 import ctypes
+import errno
+import os
 import re
 import shutil
 import signal
@@ -17,7 +19,8 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from musetalk_cli.errors import InputError, InternalError, MissingError, ResourceError
+from musetalk_cli.errors import InputError, InternalError, MissingError, RetryableError
+from musetalk_cli.work import DISK_FAILS, DISK_FULL, disk_fault
 
 PROTOCOLS = "file,pipe"  # a playlist or a reference inside a film must not open a network connection
 LOG_LINES = 6  # of ffmpeg's last words in an error message
@@ -35,8 +38,9 @@ def run_ffmpeg(
     the last, of which no stream is taken.
 
     The child has a session of its own, so that the first Ctrl-C does not reach it; whatever exception ends our waiting kills it,
-    and so does our own death where the system knows how (Linux). Raises ResourceError on a full disk, MissingError where this ffmpeg
-    lacks an encoder, InternalError where it fails otherwise: what may be wrong with the input is to be found out before.
+    and so does our own death where the system knows how (Linux). Raises ResourceError on a full or failing disk, MissingError where
+    this ffmpeg lacks an encoder, RetryableError where something ended it, InternalError where it fails otherwise: what may be wrong with
+    the input is to be found out before.
     """
     *graph, target = ffmpeg.get_args(output)
     argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", loglevel, *graph, *repeated, target]
@@ -58,10 +62,13 @@ def run_ffmpeg(
             child.wait()
     if child.returncode:
         last = " | ".join(log.strip().splitlines()[-LOG_LINES:])
-        if "No space left on device" in log or "Disk quota exceeded" in log:
-            raise ResourceError(
-                f"ffmpeg could not {purpose}: the disk is full", "make room or choose another --work-dir, then run again"
-            )
+        told = next((number for number in DISK_FULL | DISK_FAILS if os.strerror(number) in log), 0)
+        number = errno.EFBIG if child.returncode == -signal.SIGXFSZ else told
+        if fault := disk_fault(OSError(number, ""), f"ffmpeg could not {purpose}"):
+            raise fault
+        if child.returncode < 0:
+            fact = f"ffmpeg could not {purpose}: it was ended by {signal.Signals(-child.returncode).name}"
+            raise RetryableError(fact, "look for what ended it, often too little memory; then run the same command again")
         if lacking := LACKING.search(log):
             raise MissingError(
                 f"{argv[0]}: this build of ffmpeg has no encoder {lacking.group(1)!r}, needed to {purpose}",
@@ -84,7 +91,8 @@ def find_ffmpeg() -> Path:
         program = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
         raise MissingError(
-            "there is no ffmpeg on this machine", "install ffmpeg 5 or later, or pip install --force-reinstall imageio-ffmpeg"
+            "there is no ffmpeg that runs on this machine",
+            "install ffmpeg 5 or later, or pip install --force-reinstall imageio-ffmpeg",
         ) from error
     if shutil.which(program) is None:  # $IMAGEIO_FFMPEG_EXE is taken unseen
         raise MissingError(f"{program}: there is no such program", "let IMAGEIO_FFMPEG_EXE name an ffmpeg, or unset it")

@@ -10,6 +10,7 @@ Knows nothing of what is computed.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,16 @@ class Answer(NamedTuple):
 
 
 Run = Callable[..., Made]
+
+
+@contextmanager
+def as_memory_error() -> Iterator[None]:
+    """torch's out-of-memory as Python's own, which callers can catch without torch."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error).splitlines()[0]) from error
 
 
 def answers(run: Run, given: Sequence[Tensor], device: torch.device, at_once: int) -> Iterator[Answer]:

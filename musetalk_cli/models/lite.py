@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from musetalk_cli.crop import CROP_PX, MASK_ROW, hide_mouth
-from musetalk_cli.errors import MissingError
+from musetalk_cli.errors import InternalError, MissingError
 from musetalk_cli.landmarks import JAW, JAW_SHARES, MOUTH, STILL
 from musetalk_cli.machine import cores
 from musetalk_cli.models.family import FULL, WINDOW, Lent, Numbers, Plan
+from musetalk_cli.models.feed import as_memory_error
 from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
 from musetalk_cli.models.small_unet import SmallUnet
@@ -399,6 +400,7 @@ class LiteModel:
 
     On the CPU rows go through one by one where results are to be exact, and so the same row gives the same pixels in any batch. The
     convolutions of encoder and decoder gain nothing from a batch there, the small U-Net does: 28 ms a row one by one, 18 in eights.
+    Raises MemoryError where a GPU has no room for what it was given, InternalError where the autoencoder twice answers with NaN.
     """
 
     nets: LiteNets
@@ -409,20 +411,24 @@ class LiteModel:
     _pictures: "Pictures" = field(default_factory=lambda: Pictures(PICTURE_BYTES))
     _known: list[NDArray[np.float16]] = field(default_factory=list)  # latents of a black crop, once they have been asked for
 
+    @as_memory_error()
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
         """(S,) 16 kHz -> (T, 5, 384), T = floor(S / 320): whisper's hidden states, in blocks of 30 s."""
         return hidden_states(self.nets.whisper, speech)
 
+    @as_memory_error()
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """(N, 256, 256, 3) -> masked, reference (N, 16, 32, 32), scaled."""
         reference = self._encode(crops_rgb)
         return self._masked(crops_rgb, reference) if len(crops_rgb) else reference, reference
 
+    @as_memory_error()
     def plan(self, points: NDArray[np.float32], windows: NDArray[np.float16], track: NDArray[np.integer]) -> Plan:
         """Lips where the voice wants them, and for each row the one of the same person whose mouth is nearest to that."""
         wanted = wanted_landmarks(points, self.lip_codes(windows), track, self.nets.basis)
         return Plan(wanted, choose_lenders(points, wanted, track))
 
+    @as_memory_error()
     def infer(
         self,
         masked: NDArray[np.float16],
@@ -443,6 +449,7 @@ class LiteModel:
         size = 1 if self.numbers.exact else ROWS_AT_ONCE
         return self._numbers_of(self._spread(lambda rows: self._answer(*(tensor[rows] for tensor in given)), len(masked), size))
 
+    @as_memory_error()
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
         """-> (N, 256, 256, 3) RGB."""
         given = self._tensor(latents)
@@ -468,10 +475,10 @@ class LiteModel:
         return answer
 
     def _moved(self, latents: Tensor) -> Tensor:
-        return self.nets.autoencoder.decode(latents[:, :, MOVED_FROM:])
+        return _finite(self.nets.autoencoder.decode, latents[:, :, MOVED_FROM:])
 
     def _pixels(self, latents: Tensor) -> NDArray[np.uint8]:
-        images = self.nets.autoencoder.decode(latents).permute(0, 2, 3, 1)
+        images = _finite(self.nets.autoencoder.decode, latents).permute(0, 2, 3, 1)
         levels = ((images.float() + 1) * 127.5).round_().clamp_(0, 255)
         pixels: NDArray[np.uint8] = levels.to(torch.uint8).cpu().numpy()
         return pixels
@@ -496,7 +503,8 @@ class LiteModel:
 
     def _encode(self, crops_rgb: NDArray[np.uint8]) -> NDArray[np.float16]:
         images = torch.from_numpy(np.ascontiguousarray(crops_rgb)).to(self.device)
-        return self._numbers_of(self._spread(lambda rows: self.nets.autoencoder.encode(as_images(images[rows])), len(images)))
+        encode = self.nets.autoencoder.encode
+        return self._numbers_of(self._spread(lambda rows: _finite(encode, as_images(images[rows])), len(images)))
 
     def _tensor(self, array: NDArray[np.float16]) -> Tensor:
         """A copy, as torch warns of the read-only ones from disk; fp32, channels last."""
@@ -525,6 +533,15 @@ class LiteModel:
             return np.zeros((0, self.latent_channels, LATENT_PX, LATENT_PX), np.float16)
         out: NDArray[np.float16] = torch.cat([part.to("cpu", torch.float16) for part in parts]).contiguous().numpy()
         return out
+
+
+def _finite(run: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+    """run(given), and once more where that is not finite: bfloat16 has the range of fp32, so it was no matter of precision."""
+    for _ in range(2):
+        answer = run(given)
+        if torch.isfinite(answer).all():
+            return answer
+    raise InternalError(f"{run.__name__} of {len(given)} crops: NaN twice", "run `musetalk weights verify`")
 
 
 @lru_cache(maxsize=1)

@@ -30,13 +30,13 @@ from torch import Tensor, nn
 from musetalk_cli import weights
 from musetalk_cli.config import Precision
 from musetalk_cli.crop import CROP_PX, hide_mouth
-from musetalk_cli.errors import UsageError
+from musetalk_cli.errors import InternalError, UsageError
 from musetalk_cli.models import vae as autoencoder
 from musetalk_cli.models import whisper as ear
 from musetalk_cli.models.compiled import COMPILE_AFTER, Compiled
 from musetalk_cli.models.family import FULL, Lent, Numbers, Plan
 from musetalk_cli.models.fast import LAST, FastDecoder, FastEncoder, FastUnet
-from musetalk_cli.models.feed import Made, answers, filled, splits_of
+from musetalk_cli.models.feed import Made, answers, as_memory_error, filled, splits_of
 from musetalk_cli.models.unet import load_unet, one_step, positional_encoding
 from musetalk_cli.models.whisper_encoder import WhisperEncoder
 
@@ -106,7 +106,7 @@ class PublishedModel:
 
     def listen(self, speech: NDArray[np.float32]) -> NDArray[np.float16]:
         """(S,) mono 16 kHz -> (T, 5, 384), T = floor(S / 320)."""
-        with self._alone, _memory():
+        with self._alone, as_memory_error():
             return ear.hidden_states(self.nets.whisper, speech)
 
     def encode(self, crops_rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
@@ -133,7 +133,7 @@ class PublishedModel:
         lent: not looked at. fp32: in full precision, whatever the model is loaded in.
         """
         given = [torch.from_numpy(np.array(array)) for array in (masked, reference, windows)]
-        with self._alone, _memory():
+        with self._alone, as_memory_error():
             return _together(self._answers_fast(given) if self.fast and not fp32 else self._answers_exact(given, fp32=fp32))
 
     def decode(self, latents: NDArray[np.float16]) -> NDArray[np.uint8]:
@@ -148,7 +148,7 @@ class PublishedModel:
             for rows, part in self._parts(given):
                 pixels[rows] = self._decoded(part)[: rows.stop - rows.start]
             return pixels
-        with _memory():
+        with as_memory_error():
             for rows, image, finite in answers(self.fast.pixels, [given], self.device, self._rows_at_once(CROPS_AT_ONCE)):
                 pixels[rows] = image.numpy() if finite else self._decoded(given[rows])
         return pixels
@@ -178,16 +178,16 @@ class PublishedModel:
         given = torch.from_numpy(crops_rgb)
         if self.fast is None:
             return _together([self._encoded(part)[: rows.stop - rows.start] for rows, part in self._parts(given)])
-        with _memory():
+        with as_memory_error():
             made = answers(self.fast.latents, [given], self.device, self._rows_at_once(CROPS_AT_ONCE))
             return _together([part if finite else self._encoded(given[rows]) for rows, part, finite in made])
 
     def _encoded(self, crops_rgb: Tensor) -> Tensor:
-        with _memory():
+        with as_memory_error():
             return _finite(autoencoder.encode, self.nets.vae, crops_rgb)
 
     def _decoded(self, latents: Tensor) -> NDArray[np.uint8]:
-        with _memory():
+        with as_memory_error():
             return autoencoder.to_rgb(_finite(autoencoder.decode, self.nets.vae, latents))
 
     def _parts(self, given: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -245,13 +245,16 @@ def _together(parts: Sequence[Tensor]) -> NDArray[np.float16]:
 
 
 def _finite(run: Callable[[AutoencoderKL, Tensor], Tensor], vae: AutoencoderKL, given: Tensor) -> Tensor:
-    """run(vae, given), and once more in full precision where half precision overflowed."""
+    """run(vae, given), and once more in full precision where half precision overflowed. Raises InternalError where that helps not."""
     on_device = given.to(vae.device)
     answer = run(vae, on_device)
     if torch.isfinite(answer).all():
         return answer
     with _precision(vae, torch.float32):
-        return run(vae, on_device)
+        answer = run(vae, on_device)
+    if torch.isfinite(answer).all():
+        return answer
+    raise InternalError(f"{run.__name__} of {len(given)} crops: NaN in full precision", "run `musetalk weights verify`")
 
 
 @contextmanager
@@ -269,13 +272,3 @@ def _convert(net: nn.Module, dtype: torch.dtype) -> None:
     """Weight by weight, so that no more than one is there twice."""
     for weight in net.parameters():
         weight.data = weight.data.to(dtype)
-
-
-@contextmanager
-def _memory() -> Iterator[None]:
-    """torch's out-of-memory as Python's own, which callers can catch without torch."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise MemoryError(str(error).splitlines()[0]) from error

@@ -87,6 +87,10 @@ class Reports:
             self._failed.append(f"{job.output.name}: {error.fact}")
             session.events.emit("warning", message=f"no report of {job.output.name}: {error.fact}", hint=error.cure)
 
+    @property
+    def made(self) -> tuple[Reported, ...]:
+        return tuple(self._made)
+
     def check(self, least: float) -> None:
         """Raises QualityGateError for the first whose score is lower, or that has none."""
         for report, html, _ in self._made:

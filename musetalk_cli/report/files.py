@@ -56,3 +56,4 @@ def _whole(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    sync(path.parent)

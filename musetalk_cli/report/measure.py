@@ -24,6 +24,7 @@ from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.models.lip_judge import WEIGHTS_FILE, embedded_judge
 from musetalk_cli.people import TrackOf
 from musetalk_cli.pipeline import Run, unit_name
+from musetalk_cli.provenance.read import read_provenance
 from musetalk_cli.report.known import Known, as_dubbed, known_of_dub, known_of_files
 from musetalk_cli.report.pictures import Look, pairs_of, wishes
 from musetalk_cli.report.pieces import Seen, curve_of, figures_of, generated, heard_in, pieces_of, seen_in, summed
@@ -161,7 +162,7 @@ class _Judged:
             curves=tuple(self._curves(found)),
             pairs=tuple(pairs_of(asked, [face.load() for face in known.faces], look)),
             files=tuple(self._files()),
-            settings=_settings(self.run, self.config),
+            settings={"provenance": _provenance(self.known.result), **_settings(self.run, self.config)},
             stage_seconds=_stage_seconds(self.run.work.folder / JOURNAL),
             judge=JUDGE,
         )
@@ -283,6 +284,15 @@ def _place(one: Heard) -> tuple[int, int]:
 
 def _has_sound(source: Source) -> bool:
     return any(stream.kind == "audio" for stream in source.streams)
+
+
+def _provenance(result: Path) -> str:
+    """In a line, whether the result says of itself what is told here."""
+    found = read_provenance(result)
+    if found is None:
+        return "none: the result does not say who altered what"
+    state = "unchanged since" if found.intact else f"NOT as it was signed: {', '.join(found.faults)}"
+    return f"C2PA manifest (altered stretches: {len(found.altered)}), signed by {found.signer}; {state}"
 
 
 def _settings(run: Run, config: ReportConfig) -> dict[str, str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from musetalk_cli.config import ModelConfig, Runtime
 from musetalk_cli.crop import CROP_PX, Placement
-from musetalk_cli.errors import ResourceError
+from musetalk_cli.errors import InternalError, ResourceError
 from musetalk_cli.media.audio import speech_blocks
 from musetalk_cli.media.video import read_frames, region_to_rgb
 from musetalk_cli.models import load_family
@@ -39,7 +39,7 @@ def listen(audio: Path, channel: int, *, config: ModelConfig, runtime: Runtime, 
     with path.open("wb") as file:  # not mapped: the pages of a long voice would count as our memory
         file.write(_npy_header(tokens))
         for samples in speech_blocks(audio, BLOCK_SAMPLES, channel):
-            heard = family.listen(samples)  # (<= 1500, 5, 384)
+            heard = _heard(family, samples)
             file.write(np.ascontiguousarray(heard, np.float16).tobytes())
             told.append(activity.hear(samples, len(heard)))
             tokens += len(heard)
@@ -59,6 +59,15 @@ def latents(video: Path, source: Source, faces: Faces, *, config: ModelConfig, r
         rows = slice(start, start := start + len(crops))
         masked[rows], reference[rows] = _encoded(family, crops, runtime.device)
     return Latents(masked, reference)
+
+
+def _heard(family: Family, samples: NDArray[np.float32]) -> NDArray[np.float16]:
+    """(S,) -> (T <= 1500, 5, 384), all of it numbers."""
+    for _ in range(2):
+        heard = family.listen(samples)
+        if np.isfinite(heard).all():
+            return heard
+    raise InternalError(f"{len(samples)} samples of the voice: NaN twice", "run `musetalk weights verify`")
 
 
 def _encoded(family: Family, crops: NDArray[np.uint8], device: str) -> tuple[NDArray[np.float16], NDArray[np.float16]]:

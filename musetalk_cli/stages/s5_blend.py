@@ -28,6 +28,7 @@ from musetalk_cli.landmarks import OUTLINE, set_upright
 from musetalk_cli.media.grain import Detail, Look, Seen
 from musetalk_cli.media.planes import Patch, composite, region_rgb
 from musetalk_cli.media.video import SegmentWriter, read_frames, segment_name
+from musetalk_cli.media.watermark import added as watermark_added
 from musetalk_cli.models import free_batch, load_family
 from musetalk_cli.types import Faces, Masks, Mouths, Segment, Source, Stretch, Voicing
 from musetalk_cli.work import stage
@@ -170,7 +171,11 @@ def _blended(
             yield frame, drawings
 
     for frame, drawings in _one_later(drawn()):
-        yield composite(frame, [_finished(drawing, details[drawing.face.track]) for drawing in drawings], source.colour)
+        patches = [_finished(drawing, details[drawing.face.track]) for drawing in drawings]
+        if config.watermark:
+            pairs = zip(patches, drawings, strict=True)
+            patches = [_marked(patch, drawing.face, source, config.watermark) for patch, drawing in pairs]
+        yield composite(frame, patches, source.colour)
 
 
 def _one_later(items: Iterator[T]) -> Iterator[T]:
@@ -214,6 +219,13 @@ def _finished(drawn: Drawn, detail: Detail) -> Patch:
     if drawn.seen is not None:
         patch = patch + detail.missing(drawn.seen, part, alpha, track=face.track)[..., None]
     return Patch(np.clip(patch, 0, 255), alpha, face.region[0] + columns.start, face.region[1] + rows.start)
+
+
+def _marked(patch: Patch, face: Face, source: Source, key: str) -> Patch:
+    """With the invisible mark; by the film's clock alone, so that it is the same in whatever stretches the film is made."""
+    seconds = float(source.time(face.frame))
+    mark = watermark_added(key, seconds, face.landmarks, patch.alpha, patch.left, patch.top)
+    return patch._replace(rgb=np.clip(patch.rgb + mark[..., None], 0, 255))
 
 
 def _shown_part(alpha: NDArray[np.uint8]) -> tuple[slice, slice]:

@@ -30,6 +30,9 @@ from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
 from musetalk_cli.media.splice import Copied, NoSplice, copyable_points, join
 from musetalk_cli.media.video import add_picture, earliest_start, open_film, packet_times, picture_of, sync_file
+from musetalk_cli.provenance.identity import Identity
+from musetalk_cli.provenance.sign import hashes, sign
+from musetalk_cli.provenance.statement import UNSIGNED, Statement
 from musetalk_cli.types import Film, Segment, Source, Stretch
 from musetalk_cli.work import stage
 
@@ -80,13 +83,16 @@ class Copies(NamedTuple):
     of: tuple[Stretch, ...] = ()
 
 
-@stage(version=2)
+@stage(version=3)
 def remux(
     video: Path,
     audio: Path,
     source: Source,
     segments: Sequence[Segment],
     copies: Copies,
+    told: Statement = UNSIGNED,
+    signer: Sequence[Path] = (),
+    voices: Sequence[Path] = (),
     *,
     config: RemuxConfig,
     runtime: Runtime,
@@ -95,6 +101,7 @@ def remux(
     """Join segments and the film's own packets without encoding again, and add the voice as the first sound; everything else is
     the film's, copied.
 
+    told, signer, voices: what the film's manifest says, chain and key of who signs it, every voice that was given; none: it is not signed.
     The voice's first sample is at the film's start. The same inputs give the same bytes. Raises InputError where the container
     (`config.suffix`) cannot hold a stream or the timestamps, InternalError where the finished file is not what was asked.
     """
@@ -106,7 +113,13 @@ def remux(
             _join_with_copies(segments, copies, video, source, picture, CONTAINERS[config.suffix].name)
         else:
             join_segments(segments, video, source, picture)
-        _mux(picture, audio, video, source, config, path)
+        plain = Path(folder) / f"plain{config.suffix}" if told.text else path
+        _mux(picture, audio, video, source, config, plain)
+        if told.text:
+            picture.unlink()
+            signed = sign(plain, told, hashes(video, voices), Identity(*signer), path)
+            if signed.sidecar is not None:
+                sync_file(signed.sidecar)
     _verify(path, video, source, config)
     sync_file(path)
     return Film(path, source.frames)
@@ -407,7 +420,12 @@ def same_aspect(one: Fraction, other: Fraction, size: tuple[int, int]) -> bool:
 
 def _verify(path: Path, video: Path, source: Source, config: RemuxConfig) -> None:
     """Open the finished file again: every frame, timestamp and stream must be there. Raises InternalError otherwise."""
-    times, tick = packet_times(path)
+    try:
+        times, tick = packet_times(path)
+    except InputError as error:
+        raise InternalError(
+            f"{path.name}: {error.about}", "run the same command again, and report it where that helps not"
+        ) from error
     ratio = source.time_base / tick
     if len(times) != source.frames:
         raise InternalError(f"{path.name}: holds {len(times)} frames, the film {source.frames}")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import PROTOCOLS, find_ffmpeg, media_url
 from musetalk_cli.media.video import clock, earliest_start, open_film, packet_times, picture_of
+from musetalk_cli.provenance.read import Provenance, read_provenance
 from musetalk_cli.stages.s6_remux import REMADE, same_aspect
 
 NOTICE = "altered by musetalk"
@@ -49,6 +50,7 @@ class Verification:
     dubbed: Path
     checks: tuple[Check, ...]
     copied: tuple[tuple[int, int], ...]  # frames [start, stop) that are the film's own packets, byte for byte
+    provenance: Provenance | None = None
 
     @property
     def passed(self) -> bool:
@@ -62,10 +64,12 @@ class Verification:
             "passed": self.passed,
             "checks": checks,
             "copied": self.copied,
+            "provenance": None if self.provenance is None else self.provenance.as_json(),
         }
 
     def lines(self) -> list[str]:
-        return [f"{'ok  ' if check.kept else 'FAIL'}  {check.name:12} {check.fact}" for check in self.checks]
+        told = [] if self.provenance is None else ["", *self.provenance.lines()]
+        return [*(f"{'ok  ' if check.kept else 'FAIL'}  {check.name:12} {check.fact}" for check in self.checks), *told]
 
 
 class Packets(NamedTuple):
@@ -75,8 +79,11 @@ class Packets(NamedTuple):
     digests: tuple[bytes, ...]
 
 
-def verify_film(film: Path, dubbed: Path, *, original_audio: bool = True, decode: bool = True) -> Verification:
+def verify_film(
+    film: Path, dubbed: Path, *, original_audio: bool = True, decode: bool = True, provenance: bool = True
+) -> Verification:
     """original_audio: whether the film's own sound should be there. decode: whether to decode the dubbed picture, which takes longest.
+    provenance: whether it should carry a manifest that fits it.
 
     Raises InputError where one of the files cannot be read.
     """
@@ -84,9 +91,24 @@ def verify_film(film: Path, dubbed: Path, *, original_audio: bool = True, decode
     copied = _copied(was, now)
     checks = [_frames(was, now), _times(was, now), _copies(copied, len(was.times)), *_form(film, dubbed)]
     checks += [_voice(dubbed), *_streams(film, dubbed, original_audio=original_audio), _chapters(film, dubbed), _notice(dubbed)]
+    told = read_provenance(dubbed)
+    if provenance or told is not None:
+        checks.append(_signed(told))
     if decode:
         checks += [_content(film, dubbed, was.times[: len(now.times)]), _decodes(dubbed, len(now.times))]
-    return Verification(film, dubbed, tuple(checks), copied)
+    return Verification(film, dubbed, tuple(checks), copied, told)
+
+
+def _signed(told: Provenance | None) -> Check:
+    if told is None:
+        return Check("provenance", False, "none: nothing proves what was altered, and by whom; --no-provenance accepts that")
+    if not told.intact:
+        return Check("provenance", False, f"not as it was signed: {', '.join(told.faults)}")
+    return Check(
+        "provenance",
+        True,
+        f"signed by {told.signer}{'' if told.trusted else ', whom nobody here knows'}; nothing was changed since",
+    )
 
 
 def _packets(path: Path) -> Packets:
