@@ -13,7 +13,6 @@ no stages.
 import json
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -29,6 +28,7 @@ from musetalk_cli.errors import InputError, InterruptedRun, MusetalkError, Retry
 from musetalk_cli.executor import Executor
 from musetalk_cli.jobs import After, Existing, Parts, dub_film, plan_jobs
 from musetalk_cli.languages import ISO_639_2
+from musetalk_cli.reading import parse_json, parse_toml, read_json, read_text
 from musetalk_cli.session import Place, Session, Voice, as_faults
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.store import is_url
@@ -244,11 +244,11 @@ def _manifest(path: Path) -> Iterator[Entry]:
 
 def _lines(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
         if path.suffix.lower() == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        read = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
+        read = parse_toml(text)
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: no manifest ({error})", MANIFEST_CURE) from error
     unknown = read.keys() - {"film", "defaults"}
     films, defaults = read.get("film", []), read.get("defaults", {})
@@ -464,9 +464,9 @@ def _place(film: Path, plan: Plan) -> Place:
 
 def _receipt(output: Path) -> Receipt | None:
     try:
-        read = json.loads(receipt_of(output).read_text(encoding="utf-8"))
+        read = read_json(receipt_of(output))
         return Receipt(**{**read, "outputs": tuple(read["outputs"])})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # none of ours
 
 

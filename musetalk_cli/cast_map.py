@@ -17,7 +17,6 @@ Paths are taken from the file's folder. Knows nothing of frames, models or sound
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple, cast, get_args
 
 from musetalk_cli.config import Silence
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.reading import parse_toml, read_text
 
 CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d+)?)")
 PERSON_KEYS = frozenset({"name", "faces", "still", "voice", "channel", "silence", "consent"})
@@ -89,7 +89,7 @@ def letters(number: int) -> str:
 def read_cast(path: Path) -> CastMap:
     """Raises UsageError, naming the entry, for a file that says what nobody can mean; InputError where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}", "give the file that `musetalk inspect` drafted") from error
     except ValueError as error:
@@ -100,7 +100,7 @@ def read_cast(path: Path) -> CastMap:
 def parse_cast(text: str, path: Path) -> CastMap:
     """What the file at `path` says, or is about to say. Raises UsageError as read_cast."""
     try:
-        table = tomllib.loads(text)
+        table = parse_toml(text)
     except ValueError as error:
         raise UsageError(f"{path}: {error}", "mend that line; `musetalk inspect` drafts a new file") from error
     _check_keys(path, "the file", table, TOP_KEYS)

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from musetalk_cli.errors import RetryableError
+from musetalk_cli.reading import is_plain_name, read_bytes
 
 BEAT_S = 10.0
 STALE_S = 60.0  # six beats: a machine that swaps, or a file server that is slow for a while, is not dead
@@ -72,15 +73,15 @@ class Member:
 
     def _is_held(self, claim: Path) -> bool:
         try:
-            owner = claim.read_text(encoding="utf-8")
+            owner = read_bytes(claim).decode("utf-8", "replace")
             made = claim.stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, ValueError):  # gone, or none of ours
             return False
         if owner == self.name:
             return False  # of a process that had our name before us
         if not owner:  # made this moment, its name not yet written; or its maker died in between
             return self._now() - made < STALE_S
-        return self._lives(owner)
+        return is_plain_name(owner) and self._lives(owner)
 
     def _lives(self, name: str) -> bool:
         if time.monotonic() - self._seen_alive.get(name, -ALIVE_FOR_S) < ALIVE_FOR_S:
@@ -208,4 +209,4 @@ def holder_in(folder: Path, wait_s: float = HOLDER_S) -> str:
         with FileLock(folder / "lock", timeout=wait_s):
             return ""
     except (NotImplementedError, Timeout, PermissionError):  # the folder of another user: only what it says is known
-        return holder.read_text() if holder.exists() else ""
+        return holder.read_text(encoding="utf-8", errors="replace") if holder.exists() else ""

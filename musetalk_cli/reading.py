@@ -45,6 +45,16 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     return parse_json(read_text(path, most))
 
 
+def is_plain_name(name: object) -> bool:
+    """Whether it names something in a folder, and nothing outside of it."""
+    try:
+        return (
+            isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name) and len(os.fsencode(name)) < 256
+        )
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 def parse_json(text: str | bytes) -> Any:
     """Raises ValueError, for one that is nested too deeply too."""
     try:

@@ -3,7 +3,6 @@
 Flags win over MUSETALK_*, those over ./musetalk.toml, that over musetalk.toml in the user's config folder. Knows no stages.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -36,6 +35,7 @@ from musetalk_cli.errors import MissingError, UsageError
 from musetalk_cli.machine import has_matrix_tiles
 from musetalk_cli.media import encoders
 from musetalk_cli.media.encoders import ENCODERS, PRESETS
+from musetalk_cli.reading import parse_toml, read_text
 from musetalk_cli.types import DubJob
 
 FILE_NAME = "musetalk.toml"
@@ -322,7 +322,7 @@ def settings_files() -> list[Path]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

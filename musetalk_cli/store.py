@@ -26,6 +26,7 @@ from typing import Any
 
 from musetalk_cli.errors import MissingError, MusetalkError, RetryableError, UsageError
 from musetalk_cli.offline import refuse
+from musetalk_cli.reading import is_plain_name, parse_json, read_text
 
 MARK = "result.json"
 NAMED = "store.url"  # in a work folder: the store behind it, so that every process that works there finds it
@@ -123,9 +124,11 @@ class Store:
 def store_behind(folder: Path) -> Store | None:
     """The store that a work folder names, if any."""
     try:
-        return open_store((folder / NAMED).read_text(encoding="utf-8"))
+        return open_store(read_text(folder / NAMED))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UsageError(str(error), "delete it, or name the store again by --store", thing=str(folder / NAMED)) from error
 
 
 def name_store(folder: Path, url: str) -> None:
@@ -159,9 +162,9 @@ def digest_of(told: dict[str, Any]) -> str:
 def is_mark(told: bytes) -> bool:
     """Whether a result.json is all there."""
     try:
-        read = json.loads(told)
-        return bool(read.pop("sha256") == digest_of(read)) and isinstance(read["files"], dict)
-    except (ValueError, KeyError, AttributeError, TypeError):
+        read = parse_json(told)
+        return bool(read.pop("sha256") == digest_of(read)) and all(map(is_plain_name, read["files"].keys()))
+    except (ValueError, LookupError, AttributeError, TypeError):
         return False
 
 

@@ -5,7 +5,6 @@ already there is used as it stands. The official repository states no sizes or h
 pin alike. What nobody published is left open here, and `weights verify` says so.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Literal, NamedTuple
 from musetalk_cli.download import Comparison, Origin, compare, download
 from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError, UsageError
 from musetalk_cli.licences import Licence, licence_of
+from musetalk_cli.reading import read_json
 from musetalk_cli.work import sha256_of
 
 LITE = "lite"  # the model that comes along: no set
@@ -266,13 +266,19 @@ def lite_fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:
     """(name, sha256) of the files that make such a model's results. Raises MissingError where one is not what the manifest beside it says."""
     found = tuple((path.name, sha256_of(path)) for path in lite_files(folder))
     manifest = folder / MANIFEST
-    rows = json.loads(manifest.read_text())["files"] if manifest.is_file() else []
-    due = {row["name"]: row["sha256"] for row in rows}
+    due = _due(manifest) if manifest.is_file() else {}
     for name, digest in found:
         if due.get(name, digest) != digest:
             fact = f"{folder / name}: damaged: its sha256 is {digest[:12]}..., should be {due[name][:12]}..."
             raise MissingError(fact, "get the model again; the one that comes along comes with a new installation of musetalk")
     return found
+
+
+def _due(manifest: Path) -> dict[str, str]:
+    try:
+        return {str(row["name"]): str(row["sha256"]) for row in read_json(manifest)["files"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise MissingError(f"{manifest}: damaged: {type(error).__name__}", "get the model again") from error
 
 
 def lite_files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 import uuid
 from collections import defaultdict
@@ -29,6 +30,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from tokenize import TokenError
 from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
 
 import cattrs
@@ -38,6 +40,7 @@ from musetalk_cli.config import Runtime
 from musetalk_cli.crew import Member, bury, enter, holder_in, living
 from musetalk_cli.errors import InputError, InternalError, MusetalkError, ResourceError, RetryableError
 from musetalk_cli.progress import Events
+from musetalk_cli.reading import check_regular, is_plain_name, parse_fraction, read_json
 from musetalk_cli.signals import Stop
 from musetalk_cli.store import digest_of, name_store, store_behind
 
@@ -50,7 +53,11 @@ DISK_FAILS = {errno.EIO, errno.ESTALE, errno.ENXIO}  # a disk that is dying, a f
 
 _records = cattrs.Converter()
 _records.register_unstructure_hook(Fraction, str)
-_records.register_structure_hook(Fraction, lambda text, _: Fraction(text))
+_records.register_structure_hook(Fraction, lambda text, _: parse_fraction(text))
+NOT_OURS = (  # what reading a record raises that another program wrote, or a disk changed; tried on a million
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SyntaxError, EOFError, TokenError),
+    *(FileNotFoundError, IsADirectoryError, NotADirectoryError, cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError),
+)
 
 
 class Unmade(InternalError):
@@ -81,11 +88,15 @@ class Ref(Generic[T]):
         return store is not None and store.has(_name_in_store(self.folder))
 
     def load(self) -> T:
-        """Raises Unmade where it is not there, RetryableError where the store's copy is damaged, which then is gone from there."""
+        """Raises Unmade where it is not there, RetryableError where the store's copy is damaged, which then is gone from there; InputError
+        for what another program put there."""
         if not (self.folder / "result.json").is_file() and not _fetch(self.folder):
             raise Unmade(self.stage)
-        saved = json.loads((self.folder / "result.json").read_text())["record"]
-        return _read_record(self.kind, saved, self.folder)
+        try:
+            return _read_record(self.kind, read_json(self.folder / "result.json")["record"], self.folder)
+        except NOT_OURS as error:
+            fact = f"{self.folder}: not what {self.stage} leaves there ({type(error).__name__})"
+            raise InputError(fact, "delete that folder and run the same command again") from error
 
 
 def stage(*, version: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -248,7 +259,18 @@ def kept_results(folder: Path) -> Iterator[dict[str, Any]]:
     """The result.json of every finished result in a work folder, in order of stage and unit."""
     for path in sorted(folder.glob("*/*/result.json")):
         if not path.parent.parent.name.startswith("tmp"):
-            yield cast(dict[str, Any], json.loads(path.read_text()))
+            with suppress(OSError, ValueError):  # half of it, or not ours: it is made again
+                read = read_json(path)
+                if _tells_of_itself(read):
+                    yield read
+
+
+def _tells_of_itself(read: Any) -> bool:
+    """Whether it has the form of a result.json."""
+    match read:
+        case {"stage": str(), "unit": str(), "key": str(), "made_of": {"inputs": dict()}, "record": dict(), "files": dict()}:
+            return True
+    return False
 
 
 def holder_of(folder: Path) -> str:
@@ -263,11 +285,14 @@ def fingerprint(path: Path) -> str:
     """
     try:
         state = path.stat()
+        check_regular(state.st_mode, path)
         return _fingerprint(str(path.absolute()), state.st_size, state.st_mtime_ns)
     except OSError as error:
         url = re.match(r"[a-z][a-z0-9+]*:/", str(path))
         cure = "a URL is no file here: fetch it first" if url else "check the path and its permissions"
         raise InputError(f"{path}: {error.strerror}", cure) from error
+    except ValueError as error:  # a pipe, a device, a name with a NUL
+        raise InputError(f"{str(path)!a}: {error}", "give a file") from error
 
 
 @lru_cache(maxsize=256)
@@ -357,6 +382,8 @@ def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
         if isinstance(value, str) and value == f"{name}.npy":
             values[name] = _read_array(folder / value)
         elif hints[name] is Path:
+            if not is_plain_name(value):
+                raise ValueError(f"{value!r} is no file of its own")
             values[name] = folder / value
         else:
             values[name] = _records.structure(value, hints[name])
@@ -369,7 +396,18 @@ def _read_array(path: Path) -> np.ndarray[Any, Any]:
             np.load(path, mmap_mode="r", allow_pickle=False)
         )  # a plain view: each slice of a memmap costs microseconds
     except ValueError:  # an array without elements cannot be mapped
-        return np.asarray(np.load(path, allow_pickle=False))
+        shape, dtype = _header(path)
+        if 0 not in shape:  # its header promises more than there is
+            raise
+        return np.zeros(shape, dtype)
+
+
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def _publish(out: Path, folder: Path) -> None:
@@ -418,14 +456,21 @@ def _fetch(folder: Path) -> bool:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Finished, and every byte as it was written: a damaged result is made again."""
+    """Finished, and every byte as it was written: a damaged result is made again, and one that names files or is a link to elsewhere."""
     try:
-        told = json.loads((folder / "result.json").read_text())
-        return told.pop("sha256") == digest_of(told) and all(
-            sha256_of(folder / name) == digest for name, digest in told["files"].items()
+        told = read_json(folder / "result.json")
+        return (
+            told.pop("sha256") == digest_of(told)
+            and not folder.is_symlink()
+            and all(_is_own(folder, name) and sha256_of(folder / name) == digest for name, digest in told["files"].items())
         )
-    except (OSError, ValueError, KeyError, AttributeError):  # what is no JSON any more, or no object
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # what is no JSON any more, or no object
         return False
+
+
+def _is_own(folder: Path, name: str) -> bool:
+    """Whether it is a file in that folder, not a link or a pipe."""
+    return is_plain_name(name) and stat.S_ISREG((folder / name).lstat().st_mode)
 
 
 def sha256_of(path: Path) -> str:

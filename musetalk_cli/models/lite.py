@@ -17,11 +17,11 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, Code
 from musetalk_cli.models.small_unet import SmallUnet
 from musetalk_cli.models.whisper import hidden_states
 from musetalk_cli.models.whisper_encoder import WIDTH, WhisperEncoder, sinusoids
+from musetalk_cli.reading import read_json
 
 T = TypeVar("T")
 WINDOW_TOKENS = WINDOW
@@ -64,6 +65,8 @@ UNET_FILES = ("unet.safetensors",)
 WHISPER_FILES = ("whisper.safetensors",)
 FILES = (*AUTOENCODER_FILES, *LIPS_FILES, BASIS_FILE, *UNET_FILES, *WHISPER_FILES)
 CONFIG_FILE = "config.json"
+MOST_WIDTH = 4096  # of a net; the largest here is 160
+MOST_LEVELS = 8
 BASIS_SHAPES = {"template": (68, 2), "slope": (MOUTH_NUMBERS,), "shapes": (SHAPES, MOUTH_NUMBERS), "spread": (CODE_SIZE,)}
 
 
@@ -86,10 +89,26 @@ class LiteConfig:
 
 
 def read_config(path: Path) -> LiteConfig:
-    """LiteConfig of a `config.json`."""
-    values = json.loads(path.read_text())
-    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return LiteConfig(**sizes)
+    """LiteConfig of a `config.json`. Raises MissingError where it is not one, or its nets would fill any memory."""
+    try:
+        values = read_json(path)
+        config = LiteConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        _check_sizes(config)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise MissingError(f"{path}: no configuration of a lite model ({error})", "get the model again") from error
+    return config
+
+
+def _check_sizes(config: LiteConfig) -> None:
+    """Raises ValueError."""
+    for field in fields(LiteConfig):
+        value, usual = getattr(config, field.name), field.default
+        numbers = value if isinstance(value, tuple) else (value,)
+        fits = len(numbers) == len(usual) if isinstance(usual, tuple) and field.name != "unet_widths" else 0 < len(numbers) <= MOST_LEVELS
+        if isinstance(value, tuple) != isinstance(usual, tuple) or not fits:
+            raise ValueError(f"{field.name} is of another form")
+        if not all(type(number) is int and 0 < number <= MOST_WIDTH for number in numbers):
+            raise ValueError(f"{field.name} is outside of 1 to {MOST_WIDTH}")
 
 
 def write_config(path: Path, config: LiteConfig) -> None:

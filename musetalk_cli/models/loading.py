@@ -4,7 +4,6 @@ Strict: a name too many or too few is an error. Pickles are read weights-only: a
 nothing of which net it is.
 """
 
-import json
 import pickle
 import re
 import struct
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from musetalk_cli.errors import InternalError, MissingError
+from musetalk_cli.reading import read_json
 
 N = TypeVar("N", bound=nn.Module)
 DAMAGE = (  # what readers raise on files with some bytes changed or cut off, tried on thousands
@@ -38,7 +38,7 @@ VERIFY = "`musetalk weights verify` tells whether it is the published file, `mus
 def read_config(path: Path) -> dict[str, Any]:
     """A net's config.json. Raises MissingError where it is not one."""
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except (OSError, ValueError) as error:
         raise MissingError(f"{path}: cannot be read: {error}", VERIFY) from error
     if not isinstance(config, dict):

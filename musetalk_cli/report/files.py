@@ -8,10 +8,16 @@ from pathlib import Path
 import cattrs
 
 from musetalk_cli.errors import InputError
+from musetalk_cli.reading import read_json
 from musetalk_cli.report.page import page
 from musetalk_cli.report.records import VERSION, Report
 from musetalk_cli.work import sync
 
+MOST_BYTES = 512 << 20  # curves of every frame of a two-hour film have 30 MB
+NOT_READ = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    *(cattrs.BaseValidationError, cattrs.StructureHandlerNotFoundError),
+)
 _records = cattrs.Converter()
 _records.register_unstructure_hook(bytes, lambda data: base64.b64encode(data).decode())
 _records.register_structure_hook(bytes, lambda text, _: base64.b64decode(text))
@@ -34,11 +40,11 @@ def write(report: Report, stem: Path) -> tuple[Path, Path]:
 def read(path: Path) -> Report:
     """What `write` wrote as JSON. Raises InputError for another file, or of another version."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = read_json(path, MOST_BYTES)
         version = told["version"]
         if version == VERSION:
             return _records.structure(told, Report)
-    except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError) as error:
+    except NOT_READ as error:
         raise InputError(f"{path}: no report", "give the .report.json that `musetalk report` wrote") from error
     raise InputError(f"{path}: a report of version {version}, this is {VERSION}", "measure it again: musetalk report FILM RESULT")
 

@@ -7,7 +7,6 @@
 Every step is kept in the film's work folder, so that a killed report goes on. Knows nothing of how a report looks.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from musetalk_cli.models.lip_judge import WEIGHTS_FILE, embedded_judge
 from musetalk_cli.people import TrackOf
 from musetalk_cli.pipeline import Run, unit_name
 from musetalk_cli.provenance.read import read_provenance
+from musetalk_cli.reading import parse_json
 from musetalk_cli.report.known import Known, as_dubbed, known_of_dub, known_of_files
 from musetalk_cli.report.pictures import Look, pairs_of, wishes
 from musetalk_cli.report.pieces import Seen, curve_of, figures_of, generated, heard_in, pieces_of, seen_in, summed
@@ -305,15 +305,16 @@ def _settings(run: Run, config: ReportConfig) -> dict[str, str]:
 def _stage_seconds(journal: Path) -> dict[str, float]:
     """What the last run over this film spent, stage by stage; what was found done costs nothing."""
     spent: dict[str, float] = {}
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.is_file() else ():
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines() if journal.is_file() else ():
         try:
-            told = json.loads(line)
+            told = parse_json(line)
         except ValueError:  # the line in which a run was killed
             continue
-        if told.get("event") == "run.start":
-            spent = {name: seconds for name, seconds in spent.items() if name in BEFORE_START}
-        elif told.get("event") == "stage.done" and not told.get("reused"):
-            spent[told["stage"]] = spent.get(told["stage"], 0.0) + float(told["seconds"])
+        match told:
+            case {"event": "run.start"}:
+                spent = {name: seconds for name, seconds in spent.items() if name in BEFORE_START}
+            case {"event": "stage.done", "stage": str(stage), "seconds": int() | float() as seconds} if not told.get("reused"):
+                spent[stage] = spent.get(stage, 0.0) + seconds
     return {name: round(seconds, 3) for name, seconds in spent.items()}
 
 

@@ -9,15 +9,111 @@ from typing import Any
 
 TOKENS = re.compile(rb'"[^"\n]*"|[\w.+-]+|[\[\]{}=,:]|\n')
 WORDS: tuple[bytes, ...] = (
-    *(b"", b"0", b"-1", b"1e400", b"-1e400", b"nan", b"inf", b"NaN", b"-Infinity", b"9" * 40, b"9" * 5000, b"1e999999999", b"0x7fffffffffffffff"),
-    *(b"true", b"null", b"{}", b"[]", b'""', b'"\\u0000"', b'"\\ud800"', b"\x00", b"\xff\xfe", b"\xc3\x28", b"\xef\xbb\xbf", b"\r", b"\t"),
-    *(b'"../../../../etc/passwd"', b'"/dev/zero"', b'"/dev/stdin"', b'"/proc/self/mem"', b'"http://example.invalid/x"', b'"concat:a|b"'),
-    *(b"[" * 3000, b"{" * 300, b'{"a":' * 3000, b"a=" + b"[" * 2000, b"[[" + b"a." * 1500 + b"a]]", b"A" * 70_000, b"'''", b'"""', b"#"),
+    *(
+        b"",
+        b"0",
+        b"-1",
+        b"1e400",
+        b"-1e400",
+        b"nan",
+        b"inf",
+        b"NaN",
+        b"-Infinity",
+        b"9" * 40,
+        b"9" * 5000,
+        b"1e999999999",
+        b"0x7fffffffffffffff",
+    ),
+    *(
+        b"true",
+        b"null",
+        b"{}",
+        b"[]",
+        b'""',
+        b'"\\u0000"',
+        b'"\\ud800"',
+        b"\x00",
+        b"\xff\xfe",
+        b"\xc3\x28",
+        b"\xef\xbb\xbf",
+        b"\r",
+        b"\t",
+    ),
+    *(
+        b'"../../../../etc/passwd"',
+        b'"/dev/zero"',
+        b'"/dev/stdin"',
+        b'"/proc/self/mem"',
+        b'"http://example.invalid/x"',
+        b'"concat:a|b"',
+    ),
+    *(
+        b"[" * 3000,
+        b"{" * 300,
+        b'{"a":' * 3000,
+        b"a=" + b"[" * 2000,
+        b"[[" + b"a." * 1500 + b"a]]",
+        b"A" * 70_000,
+        b"'''",
+        b'"""',
+        b"#",
+    ),
 )
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2**31, -(2**31), 2**63, 2**64, 10**40, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf"), float("-inf")),
-    *("", "x", "\0", "\ud800", "..", "../../x", "/etc/passwd", "/dev/zero", "/dev/tty", "/proc/self/environ", "a" * 5000, "1e999999999"),
-    *("1/0", "nan", "-i", "http://x", "%d%s", "{x}", "\n", "\u202e", [], {}, [[]], [None], {"": None}, [0] * 300, "0" * 4000, ".", "~", "-1"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2**31,
+        -(2**31),
+        2**63,
+        2**64,
+        10**40,
+        10**400,
+        0.5,
+        -0.0,
+        1e308,
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+    ),
+    *(
+        "",
+        "x",
+        "\0",
+        "\ud800",
+        "..",
+        "../../x",
+        "/etc/passwd",
+        "/dev/zero",
+        "/dev/tty",
+        "/proc/self/environ",
+        "a" * 5000,
+        "1e999999999",
+    ),
+    *(
+        "1/0",
+        "nan",
+        "-i",
+        "http://x",
+        "%d%s",
+        "{x}",
+        "\n",
+        "\u202e",
+        [],
+        {},
+        [[]],
+        [None],
+        {"": None},
+        [0] * 300,
+        "0" * 4000,
+        ".",
+        "~",
+        "-1",
+    ),
 )
 
 
@@ -123,7 +219,11 @@ def _lose(data: bytes, chance: Random) -> bytes:
 def _number(data: bytes, chance: Random) -> bytes:
     """Bytes that may be a length or an offset set to an extreme."""
     size = chance.choice((1, 2, 4, 8))
-    value = chance.choice((0, 1, 0x7F, 0x80, 0xFF)) if size == 1 else chance.choice((0, 1, 1 << (8 * size - 1), (1 << 8 * size) - 1, (1 << 8 * size - 1) - 1))
+    value = (
+        chance.choice((0, 1, 0x7F, 0x80, 0xFF))
+        if size == 1
+        else chance.choice((0, 1, 1 << (8 * size - 1), (1 << 8 * size) - 1, (1 << 8 * size - 1) - 1))
+    )
     at = chance.randrange(max(len(data) - size, 0) + 1)
     return data[:at] + value.to_bytes(size, chance.choice(("big", "little"))) + data[at + size :]
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from made_report import made_report
 from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 from typer.main import get_command
@@ -37,7 +38,6 @@ from musetalk_cli.signals import Stop
 from musetalk_cli.store import digest_of
 from musetalk_cli.types import DubJob, Line, Shot, Stretch, Voicing
 from musetalk_cli.work import Ref, Work, fingerprint, kept_results
-from made_report import made_report
 
 CONFIG = DubConfig(model=ModelConfig("lite", ()))
 
@@ -152,7 +152,9 @@ def _given(folder: Path) -> tuple[Target, ...]:
         Target("manifest.toml", (MANIFEST,), in_file("m.toml", manifest), weight=2),
         Target("manifest.jsonl", (LINES,), in_file("m.jsonl", manifest), True, weight=2),
         Target("cast.toml", (CAST,), in_file("c.toml", cast), weight=2),
-        Target("musetalk.toml", (SETTINGS,), in_file("musetalk.toml", lambda path: settings.read_settings([path], known)), weight=2),
+        Target(
+            "musetalk.toml", (SETTINGS,), in_file("musetalk.toml", lambda path: settings.read_settings([path], known)), weight=2
+        ),
         Target("report.json", (_report(),), in_file("r.report.json", report_files.read), True),
         Target("run.jsonl", (_journal(),), in_file("run.jsonl", _stage_seconds), True),
     )
@@ -169,7 +171,13 @@ def _work_folder(folder: Path) -> tuple[Target, ...]:
     (place / "numbers.npy").write_bytes(array)
     ref = Ref("0" * 64, "small", "u", place, Small)
     record = {"rate": "24000/1001", "size": [3, 4], "numbers": "numbers.npy", "frames": "frames.bin", "name": "x"}
-    told = {"v": 1, "stage": "small", "unit": "u", "key": "0" * 64, "made_of": {"stage": "small", "version": 1, "config": {}, "inputs": {}}}
+    told = {
+        "v": 1,
+        "stage": "small",
+        "unit": "u",
+        "key": "0" * 64,
+        "made_of": {"stage": "small", "version": 1, "config": {}, "inputs": {}},
+    }
     told |= {"record": record, "files": {name: _sha256(place / name) for name in ("frames.bin", "numbers.npy")}}
 
     def signed(tree: Any) -> Any:
@@ -217,7 +225,16 @@ def _plan(folder: Path) -> Target:
     job = {**DubJob(Path("f.mp4"), Path("v.wav"), Path("o.mp4"))._asdict()}
     job = {name: str(value) if isinstance(value, Path) else value for name, value in job.items()}
     files = {name: fingerprint(root / name) for name in ("f.mp4", "v.wav")}
-    told = {"v": 1, "tool": "musetalk", "choices": choices, "config": {"a": {}}, "jobs": [job], "files": files, "shots": [], "store": ""}
+    told = {
+        "v": 1,
+        "tool": "musetalk",
+        "choices": choices,
+        "config": {"a": {}},
+        "jobs": [job],
+        "files": files,
+        "shots": [],
+        "store": "",
+    }
 
     def ask(data: bytes) -> object:
         (root / "plan.json").write_bytes(data)
@@ -268,16 +285,24 @@ def _model_files(folder: Path) -> tuple[Target, ...]:
 
     return (
         Target("net.safetensors", (save_tensors(tensors),), in_file("n.safetensors", loading.read_tensors), weight=2),
-        Target("net.pth", (_bytes_of(lambda file: torch.save(tensors, file)),), in_file("n.pth", loading.read_tensors), weight=0.3),
+        Target(
+            "net.pth", (_bytes_of(lambda file: torch.save(tensors, file)),), in_file("n.pth", loading.read_tensors), weight=0.3
+        ),
         Target("statistics.npz", (_bytes_of(moments),), in_file("s.npz", Moments.load), weight=0.5),
         Target("lite config.json", (json.dumps(asdict(lite.LiteConfig())).encode(),), in_file("l.json", lite.read_config), True),
-        Target("net config.json", (b'{"sample_size": 64, "block_out_channels": [320, 640], "act_fn": "silu"}',), in_file("n.json", loading.read_config), True),
+        Target(
+            "net config.json",
+            (b'{"sample_size": 64, "block_out_channels": [320, 640], "act_fn": "silu"}',),
+            in_file("n.json", loading.read_config),
+            True,
+        ),
         Target("manifest.json", (json.dumps({"files": pairs}).encode(),), manifest, True),
     )
 
 
 def _own_records(folder: Path) -> tuple[Target, ...]:
     """What we keep in the cache and beside results."""
+
     def receipt(data: bytes) -> object:
         batch.receipt_of(folder / "o.mp4").write_bytes(data)
         return batch._receipt(folder / "o.mp4")
@@ -310,15 +335,15 @@ def _journal() -> bytes:
 
 def _probe() -> bytes:
     ran = Ran(10, 10, 10, 1.0, 1.0, 0.1, 0.8, 1, {"demux": StageCost(0.5, False, 100)})._asdict()
-    return json.dumps({"start_s": 1.0, "cold": ran, "warm": ran, "long": ran, "plain_s": 0.01, "workers": 2, "crowd": ran}).encode()
+    return json.dumps(
+        {"start_s": 1.0, "cold": ran, "warm": ran, "long": ran, "plain_s": 0.01, "workers": 2, "crowd": ran}
+    ).encode()
 
 
 def _errand() -> bytes:
     line = Line(track=0, start=0, stop=5, voice=0)
     refs = [Ref(f"{n:064x}", name, "u", Path("x"), object) for n, name in enumerate(("demux", "pick", "listen"))]
-    errand = DubShot(
-        Path("f.mp4"), CONFIG, Shot(0, 0, 5), refs[0], refs[1], Voicing((line,)), (refs[2],), (Stretch(0, 5),), None
-    )
+    errand = DubShot(Path("f.mp4"), CONFIG, Shot(0, 0, 5), refs[0], refs[1], Voicing((line,)), (refs[2],), (Stretch(0, 5),), None)
     return json.dumps(shards.errand_as_json(errand)).encode()
 
 

@@ -14,9 +14,9 @@ from random import Random
 from types import FrameType
 from typing import NamedTuple
 
-from musetalk_cli.errors import InternalError, MusetalkError
 from fuzz.mutate import mutated
 from fuzz.parsers import Target
+from musetalk_cli.errors import InternalError, MusetalkError
 
 WATCH_S = 2.0  # of a case
 BUSY_S = 1.0  # a case that had less of the processor than this waits for others, or for ever; it is asked again
