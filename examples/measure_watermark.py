@@ -71,7 +71,7 @@ def measured(clip: Path, voice: Path, number: int, seconds: float, folder: Path)
     try:
         cut, said = cut_out(clip, voice, number, seconds, folder)
         plain, marked = (dubbed(cut, said, key, folder) for key in ("", KEY))
-        row["psnr"], row["seconds"] = cost(cut, plain, marked, float(seconds))
+        row["psnr"], row["seconds"] = cost(cut, plain, marked)
         for how in RECODED if number % ALONE_EVERY == 0 else ("both",):
             row[how] = asdict(found_in(evidence_in(recoded(marked, how, folder)), KEY))
         original = evidence_in(recoded(cut, "both", folder))
@@ -118,17 +118,22 @@ def ffmpeg(*arguments: object) -> None:
     subprocess.run([str(find_ffmpeg()), "-y", "-v", "error", *map(str, arguments)], check=True)
 
 
-def cost(cut: Path, plain: Path, marked: Path, seconds: float) -> tuple[float, float]:
+def cost(cut: Path, plain: Path, marked: Path) -> tuple[float, float]:
     """PSNR in dB of 255, over R, G and B of the pixels in which the dub is not the film, and those between them; seconds that have such."""
-    squares, count, dubbed, frames = 0.0, 0, 0, 0
+    squares, count, dubbed = 0.0, 0, 0
     for film, without, with_mark in zip(pictures(cut), pictures(plain), pictures(marked), strict=True):
         changed = (film != without).any(2).astype(np.uint8)
         inside = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0
         difference = with_mark[inside].astype(np.float64) - without[inside]
         squares, count = squares + float(np.square(difference).sum()), count + difference.size
-        dubbed, frames = dubbed + int(changed.any()), frames + 1
+        dubbed += int(changed.any())
     db = 10 * float(np.log10(255**2 * count / squares)) if squares else float("inf")
-    return round(db, 2), round(seconds * dubbed / frames, 2)
+    return round(db, 2), round(dubbed / rate_of(cut), 2)
+
+
+def rate_of(film: Path) -> float:
+    with av.open(str(film)) as opened:
+        return float(opened.streams.video[0].average_rate or 25)
 
 
 def pictures(film: Path) -> Iterator[NDArray[np.uint8]]:

@@ -123,9 +123,16 @@ def check_known(cast_map: CastMap) -> CastMap:
         if not person.faces and person.still is None:
             cure = "say who it is, by letters or a picture; see `musetalk inspect`"
             raise UsageError(f"{cast_map.path}: {where}: has neither faces nor still", cure)
-        if not person.faces and person.still is not None and not person.still.is_file():
+        if not person.faces and person.still is not None and not _is_file(person.still):
             raise InputError(f"{person.still}: there is no such file", f"mend still of {where} in {cast_map.path}")
     return cast_map
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def with_voices(cast_map: CastMap, voices: Mapping[str, Path]) -> CastMap:
@@ -224,7 +231,10 @@ def _voice(path: Path, where: str, entry: Mapping[str, Any]) -> VoiceFile | None
     channel = entry.get("channel", ALL_CHANNELS)
     if not isinstance(channel, int) or isinstance(channel, bool) or ("channel" in entry and channel < 0):
         raise UsageError(f"{path}: {where}: channel {channel!r}", "channels are counted from 0")
-    return VoiceFile((path.parent / str(entry["voice"])).resolve(), channel)
+    try:
+        return VoiceFile((path.parent / str(entry["voice"])).resolve(), channel)
+    except (ValueError, RuntimeError) as error:  # a NUL; links that lead in a circle
+        raise UsageError(f"{path}: {where}: voice {str(entry['voice'])!a}: {error}", "name a file") from error
 
 
 def _silence(path: Path, where: str, entry: Mapping[str, Any]) -> Silence:

@@ -19,6 +19,21 @@ PUBLIC_KEY = "musetalk"  # of the invisible mark, where the user has none: anyon
 
 
 @dataclass(frozen=True, slots=True)
+class FileLimits:
+    """What a film or voice may say of itself; beyond it, the file is damaged or was made to harm, and nothing of it is decoded."""
+
+    side_px: int = 16_384  # of the picture: 16K; libavcodec itself refuses more than 2^28 pixels
+    fps: int = 1_000
+    streams: int = 64  # fonts and other attachments do not count
+    hours: int = 24  # also from the first to the last timestamp: between two of a voice, silence is filled in
+    sampling_hz: int = 768_000
+    channels: int = 64
+
+
+FILE_LIMITS = FileLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class DemuxConfig:
     chunk: Fraction = Fraction(10)  # seconds; no shot is longer: memory and lost work after a kill are bounded by it
     cut_threshold: float = 27.0  # PySceneDetect's ContentDetector default; lower finds more cuts

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from musetalk_cli.errors import UsageError
+from musetalk_cli.reading import read_json
 from musetalk_cli.work import sync
 
 ASKING = {  # folder of the files -> why their licence is accepted by name; MIT, Apache and BSD ask for nothing before use
@@ -75,7 +76,7 @@ def record() -> Path:
 def _read() -> dict[str, dict[str, str]]:
     """A file that is none is as if nothing was accepted: it is asked again."""
     try:
-        read = json.loads(record().read_text(encoding="utf-8"))
+        read = read_json(record())
     except (OSError, ValueError):
         return {}
     rows = read.items() if isinstance(read, dict) else ()

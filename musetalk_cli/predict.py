@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from math import ceil
@@ -54,6 +54,7 @@ from musetalk_cli.types import DubJob
 from musetalk_cli.work import fingerprint
 
 PACKAGE = Path(__file__).parent
+MOST_MEASURED = 1e18
 MARGIN = 1.1  # of the disk: films are not as even as their middle
 LONG_AS = (FEW, LEAST, 40, MOST)  # frames of the excerpts
 BY_VOICE = ("listen", "sound", "wanted")
@@ -368,9 +369,22 @@ def probed(film: Path, look: Look, audio: Path, voice: Heard, choices: Choices, 
 def _kept_probe(path: Path) -> Probe | None:
     """None where there is none, or another than we write: then it is measured again."""
     try:
-        return _probe_of(read_json(path))
+        probe = _probe_of(read_json(path))
+        return probe if all(map(_is_sound, _numbers(probe))) else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _numbers(probe: Probe) -> Iterator[object]:
+    for ran in filter(None, (probe.cold, probe.warm, probe.long, probe.crowd)):
+        yield from ran[:-1]
+        yield from (number for cost in ran.stages.values() for number in cost)
+    yield from (probe.start_s, probe.plain_s, probe.workers)
+
+
+def _is_sound(number: object) -> bool:
+    """Of seconds, bytes and counts; what is a difference may be below 0, nan is not within."""
+    return isinstance(number, int | float) and abs(number) < MOST_MEASURED
 
 
 def _asked_of_child(given: Given, folder: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from musetalk_cli.jobs import After, Delivered, Existing, dub_film
 from musetalk_cli.models import free_workers
 from musetalk_cli.pipeline import DubShot, FindFaces, Run, face_errands, find_faces, hear, open_job, settle
 from musetalk_cli.progress import Events, ProgressMode, open_events
-from musetalk_cli.reading import parse_json, read_json, read_text
+from musetalk_cli.reading import is_plain_name, parse_json, read_json, read_text
 from musetalk_cli.session import Place, Voice, as_faults, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config, for_job, trained_model
 from musetalk_cli.sharing import Shard, Unit, deal, to_make
@@ -49,6 +49,7 @@ SETTLED = "settled"
 WAITS_S = (0.05, 2.0)  # for what others are at: the first, and the longest
 _OVER = Unit("", 0.0)
 FRESH_S = 10.0  # a look at what is made
+MOST_COST_S = 1e9  # of a unit
 NAMED_AT_MOST = 8  # units that are missing
 RULES = ("largest", "all")  # of --face; else it is a picture
 
@@ -459,11 +460,13 @@ def errand_as_json(errand: DubShot) -> dict[str, Any]:
 def read_units(path: Path, folder: Path) -> list[tuple[Unit, tuple[Path, ...]]]:
     """Units of a job with the results that each leaves in the work folder. Raises InputError where it is not what `work` wrote."""
     try:
-        rows = [(Unit(name, float(cost)), tuple(_within(leaf, folder) for leaf in leaves)) for name, cost, leaves in read_json(path)]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        rows = [
+            (Unit(name, float(cost)), tuple(_within(leaf, folder) for leaf in leaves)) for name, cost, leaves in read_json(path)
+        ]
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: damaged ({error})", _SETTLED_CURE) from error
-    if not all(isinstance(unit.name, str) and Path(unit.name).name == unit.name for unit, _ in rows):
-        raise InputError(f"{path}: damaged (a unit's name is no name)", _SETTLED_CURE)
+    if not all(is_plain_name(unit.name) and 0 <= unit.cost < MOST_COST_S for unit, _ in rows):  # nan is not within
+        raise InputError(f"{path}: damaged (a unit has no name or no cost)", _SETTLED_CURE)
     return rows
 
 
@@ -477,7 +480,10 @@ def _within(leaf: str, folder: Path) -> Path:
 def read_errand(line: str, path: Path, video: Path, config: DubConfig, folder: Path) -> DubShot:
     """As `errand_from_json`. Raises InputError where the line is not what `work` wrote. path: of its file."""
     try:
-        return errand_from_json(parse_json(line), video, config, folder)
+        errand = errand_from_json(parse_json(line), video, config, folder)
+        if not 0 <= errand.cost < MOST_COST_S:
+            raise ValueError("its cost is none")
+        return errand
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, cattrs.BaseValidationError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__})", _SETTLED_CURE) from error
 

@@ -28,10 +28,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from threading import Lock
 from tokenize import TokenError
-from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast, get_type_hints
 
 import cattrs
 import numpy as np
@@ -391,23 +392,19 @@ def _read_record(kind: type[T], saved: dict[str, Any], folder: Path) -> T:
 
 
 def _read_array(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(
-            np.load(path, mmap_mode="r", allow_pickle=False)
-        )  # a plain view: each slice of a memmap costs microseconds
-    except ValueError:  # an array without elements cannot be mapped
-        shape, dtype = _header(path)
-        if 0 not in shape:  # its header promises more than there is
-            raise
-        return np.zeros(shape, dtype)
-
-
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Mapped, where it has any elements. Raises ValueError for a header that promises more or less than there is, or objects."""
     with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    return shape, dtype
+        if np.lib.format.read_magic(file) != (1, 0):  # later ones may have headers of gigabytes; nothing of ours has
+            raise ValueError("no array of ours")
+        shape, column_major, dtype = np.lib.format.read_array_header_1_0(file)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if dtype.hasobject or min(shape, default=1) < 0 or prod(shape) * dtype.itemsize != size - start:
+        raise ValueError("not the array that its header promises")
+    if not size - start:  # nothing to map
+        return np.zeros(shape, dtype)
+    order: Literal["F", "C"] = "F" if column_major else "C"
+    mapped = np.memmap(path, dtype, "r", start, shape, order)
+    return np.asarray(mapped)  # a plain view: each slice of a memmap costs microseconds
 
 
 def _publish(out: Path, folder: Path) -> None:

@@ -351,7 +351,9 @@ def test_segments_join_whatever_their_length_and_are_the_same_from_run_to_run(
     video, source = textured(tmp_path / "a.mkv", "ffv1", pix_fmt, size=(256, 128), frames=13, noise=0.01)
     config = BlendConfig(codec=encoder, suffix=suffix, preset="ultrafast")
     headers, first = [], []
-    edges = (0, 3, 7, 13) if encoder == "libx265" else (0, 1, 3, 13)  # of one or two frames x265 reads memory that it never filled
+    edges = (
+        (0, 3, 7, 13) if encoder == "libx265" else (0, 1, 3, 13)
+    )  # of one or two frames x265 reads memory that it never filled
     for start, stop in pairwise(edges):
         segment = encoded(video, source, config, start, stop)
         again = segment.read_bytes()

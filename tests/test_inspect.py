@@ -14,7 +14,18 @@ from musetalk_cli.cast_draft import cast_path, check_cast, write_cast
 from musetalk_cli.cast_map import letters, read_cast, with_voices
 from musetalk_cli.casting import cast_by_rule, choose_largest
 from musetalk_cli.config import DecideConfig
-from musetalk_cli.contact_sheet import DUBBED, HEAD_PX, MARGIN_PX, OTHER, TILE_WIDTHS_PX, Label, Mark, Tile, draw_pages, sheet_path
+from musetalk_cli.contact_sheet import (
+    DUBBED,
+    HEAD_PX,
+    MARGIN_PX,
+    OTHER,
+    TILE_WIDTHS_PX,
+    Label,
+    Mark,
+    Tile,
+    draw_pages,
+    sheet_path,
+)
 from musetalk_cli.errors import OutputExistsError, UsageError
 from musetalk_cli.inspection import Inspection, Seen, Targets, check_sheet, inspect_film, report, write_sheets
 from musetalk_cli.people import candidates, find_persons

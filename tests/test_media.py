@@ -371,6 +371,7 @@ def test_full_disk_is_named(tmp_path: Path) -> None:
     [
         ("kill -KILL $$", RetryableError, "could not copy: it was ended by SIGKILL"),
         ("kill -SEGV $$", RetryableError, "could not copy: it was ended by SIGSEGV"),
+        ("exit 255", RetryableError, "could not copy: it was ended by a signal"),
         ("kill -XFSZ $$", ResourceError, "could not copy: the disk is full"),
         ("echo 'x.mp4: Input/output error' >&2; exit 251", ResourceError, "could not copy: the disk fails"),
     ],

@@ -113,11 +113,11 @@ def cut_film(film: Path, look: Look, frames: int, path: Path) -> None:
     """So many frames, as copies of the film's packets, from the keyframe after which most frames show a face."""
     import ffmpeg
 
-    from musetalk_cli.media.ffmpeg import media_url, run_ffmpeg
+    from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 
     start = best_start(look, frames)
     span = (frames + 0.5) / float(look.fps)
-    given = ffmpeg.input(media_url(film), ss=f"{start + 0.001:.6f}")
+    given = ffmpeg.input(media_url(film), **AS_FILE, ss=f"{start + 0.001:.6f}")
     streams = [given["v:0"], *([given["a:0"]] if look.sound else [])]
     run_ffmpeg(
         ffmpeg.output(*streams, media_url(path), c="copy", vframes=frames, t=f"{span:.6f}", avoid_negative_ts="make_zero"),
@@ -129,10 +129,10 @@ def cut_voice(audio: Path, heard: Heard, path: Path) -> None:
     """VOICE_S seconds from its middle, or all of it, as a WAV."""
     import ffmpeg
 
-    from musetalk_cli.media.ffmpeg import media_url, run_ffmpeg
+    from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 
     start = max(0.0, (heard.seconds - VOICE_S) / 2)
-    given = ffmpeg.input(media_url(audio), ss=f"{start:.3f}", t=f"{VOICE_S:g}")["a:0"]
+    given = ffmpeg.input(media_url(audio), **AS_FILE, ss=f"{start:.3f}", t=f"{VOICE_S:g}")["a:0"]
     run_ffmpeg(ffmpeg.output(given, media_url(path), acodec="pcm_s16le", ar=SPEECH_HZ, ac=1), purpose="cut a voice")
 
 

@@ -54,13 +54,13 @@ def _made(path: Path, source: Path, seconds: float, options: dict[str, Any]) -> 
     """`source` again and again for so many seconds."""
     import ffmpeg
 
-    from musetalk_cli.media.ffmpeg import media_url, run_ffmpeg
+    from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 
     if path.exists():
         return path
     part = path.with_name(f"part.{os.getpid()}.{path.name}")
     try:
-        looped = ffmpeg.input(media_url(source), stream_loop=-1)
+        looped = ffmpeg.input(media_url(source), **AS_FILE, stream_loop=-1)
         run_ffmpeg(looped.output(media_url(part), t=seconds, **options), purpose=f"make {path.name}")
         os.replace(part, path)
     finally:

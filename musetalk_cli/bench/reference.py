@@ -224,10 +224,11 @@ def pasted_face(frame_bgr: Rgb, mouth_bgr: Rgb, box: tuple[int, int, int, int], 
 def _to_pngs(film: Path, folder: Path, frames: int) -> None:
     import ffmpeg
 
-    from musetalk_cli.media.ffmpeg import media_url, run_ffmpeg
+    from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 
     run_ffmpeg(
-        ffmpeg.input(media_url(film)).output(str(folder / "%08d.png"), vframes=frames, start_number=0), purpose="write PNGs"
+        ffmpeg.input(media_url(film), **AS_FILE).output(str(folder / "%08d.png"), vframes=frames, start_number=0),
+        purpose="write PNGs",
     )
 
 

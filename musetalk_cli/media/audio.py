@@ -14,7 +14,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from musetalk_cli.errors import InputError
-from musetalk_cli.media.video import clock, earliest_start, open_film
+from musetalk_cli.media.video import check_span, clock, earliest_start, open_film
 
 SPEECH_HZ = 16_000
 ALL_CHANNELS = -1
@@ -84,6 +84,7 @@ def _mono(audio: Path, channel: int) -> Iterator[tuple[int, NDArray[np.float32]]
             if frame.sample_rate != rate_hz or frame.layout.nb_channels != channels:
                 raise InputError(f"{audio}: its sound changes format at {clock(heard / Fraction(rate_hz))}", _CURE)
             due = heard if frame.pts is None else round((frame.pts * cast(Fraction, frame.time_base) - start) * rate_hz)
+            check_span(Fraction(due, rate_hz), audio)
             if due - heard > GAP * rate_hz:
                 yield from _silence(rate_hz, due - heard)
                 heard = due

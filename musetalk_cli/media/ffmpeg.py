@@ -22,10 +22,23 @@ import imageio_ffmpeg
 from musetalk_cli.errors import InputError, InternalError, MissingError, RetryableError
 from musetalk_cli.work import DISK_FAILS, DISK_FULL, disk_fault
 
-PROTOCOLS = "file,pipe"  # a playlist or a reference inside a film must not open a network connection
+PROTOCOLS = "file"  # a reference inside a film must not open a network connection
+# Formats that hold a film or a voice themselves. Playlists (hls, dash, concat, imf, sdp), numbered pictures (image2), indexes to other files
+# (vobsub) and devices (lavfi, v4l2) are left out: they would read what the user did not name.
+FORMATS = ",".join(
+    (
+        "mov,mp4,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,mxf,gxf,lxf,nut,flv,asf,asf_o,ogg,wtv,dv,rm,nuv,pva,gif,apng,yuv4mpegpipe",
+        "ivf,obu,av1,h261,h263,h264,hevc,vvc,evc,m4v,vc1,dirac,dnxhd,mjpeg,cavsvideo",
+        "wav,w64,aiff,caf,au,flac,mp3,aac,loas,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,ape,tta,tak,wv,mpc,mpc8,dsf,iff,iamf",
+        "voc,oma,spdif,sox,qcp,shn,gsm,g722,sbc,aptx,aptx_hd,codec2,lc3,qoa,osq,apac,ircam,nistsphere,paf,pvf,svx,avr,sds,tta",
+    )
+)
+AS_FILE = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS}  # for whatever opens a file that a user gave
+AS_FILE_ARGS = ("-protocol_whitelist", PROTOCOLS, "-format_whitelist", FORMATS)
 LOG_LINES = 6  # of ffmpeg's last words in an error message
 OLDEST = 5  # major version
 LACKING = re.compile(r"Unknown encoder '([^']+)'")
+STOPPED = 255  # its exit code after SIGTERM and SIGINT, and after an error of EPERM
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -45,7 +58,7 @@ def run_ffmpeg(
     *graph, target = ffmpeg.get_args(output)
     argv = [str(find_ffmpeg()), "-hide_banner", "-nostdin", "-nostats", "-y", "-loglevel", loglevel, *graph, *repeated, target]
     if unmapped is not None:
-        argv += ["-protocol_whitelist", PROTOCOLS, "-i", media_url(unmapped)]
+        argv += [*AS_FILE_ARGS, "-i", media_url(unmapped)]
     child = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
@@ -66,8 +79,10 @@ def run_ffmpeg(
         number = errno.EFBIG if child.returncode == -signal.SIGXFSZ else told
         if fault := disk_fault(OSError(number, ""), f"ffmpeg could not {purpose}"):
             raise fault
-        if child.returncode < 0:
-            fact = f"ffmpeg could not {purpose}: it was ended by {signal.Signals(-child.returncode).name}"
+        asked_to_stop = child.returncode == STOPPED and os.strerror(errno.EPERM) not in log
+        if child.returncode < 0 or asked_to_stop:
+            by = "a signal" if asked_to_stop else signal.Signals(-child.returncode).name
+            fact = f"ffmpeg could not {purpose}: it was ended by {by}"
             raise RetryableError(fact, "look for what ended it, often too little memory; then run the same command again")
         if lacking := LACKING.search(log):
             raise MissingError(

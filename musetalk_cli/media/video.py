@@ -5,10 +5,11 @@ One rule holds everywhere: the frames of a film are what a full decode gives, in
 checks every frame that it hands out against it and raises rather than shift by one.
 """
 
+import errno
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import dropwhile
@@ -18,6 +19,7 @@ from typing import NamedTuple, Self, cast
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.buffer import Buffer
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
@@ -26,12 +28,14 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from musetalk_cli.config import BlendConfig
+from musetalk_cli.config import FILE_LIMITS, BlendConfig
 from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.media.encoders import IN_MOV, THREADS, choose_encoder, coded_format, encoder_options
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url
 from musetalk_cli.media.planes import HD_ROWS, cut_out, cuts_exactly, rounded
+from musetalk_cli.reading import check_regular
 from musetalk_cli.types import Colour, Source
+from musetalk_cli.work import disk_fault
 
 # A packet of these is one frame; one that never shows is a lost frame. Others may carry hidden frames (VP8) or none (MPEG-4 N-VOP).
 ONE_FRAME_A_PACKET = {"h264", "hevc", "mpeg1video", "mpeg2video"}
@@ -79,11 +83,29 @@ def scan(video: Path, watch: Callable[[av.VideoFrame], None]) -> Timeline:
                 after = clock(pts[-1] * cast(Fraction, stream.time_base)) if pts else "its start"
                 raise InputError(f"{video}: the frame after {after} has no later timestamp", _cure_recode(video))
             pts.append(frame.pts)
+            check_span((frame.pts - pts[0]) * cast(Fraction, stream.time_base), video)
             durations.append(frame.duration)
             watch(frame)
+            _check_rate(pts, cast(Fraction, stream.time_base), video)
     if not pts or (ticks is not None and len(ticks) != len(pts)):
         raise InputError(f"{video}: {len(pts)} frames of its picture can be decoded", _cure_recode(video))
     return Timeline(np.array(pts, np.int64), np.array(durations, np.int64))
+
+
+def _check_rate(pts: Sequence[int], tick: Fraction, video: Path) -> None:
+    """Raises InputError for more frames in a second than any film has: a chunk of them would fill the memory. Not by what the header says, which
+    for variable rates is libav's guess: 12,800 for an MKV of a second."""
+    most = FILE_LIMITS.fps
+    if len(pts) > most and (pts[-1] - pts[-1 - most]) * tick < 1:
+        fact = f"more than {most} frames within the second before {clock(pts[-1] * tick)}"
+        raise InputError(f"{video}: {fact}", "if that is so, convert it to a lower rate first; else get a whole copy")
+
+
+def check_span(seconds: Fraction, path: Path) -> None:
+    """Raises InputError for a timestamp that is further from the first than any film is long: what lies between would be filled."""
+    if seconds > FILE_LIMITS.hours * 3600:
+        fact = f"a timestamp is {float(seconds / 3600):.0f} hours after the first, more than {FILE_LIMITS.hours}"
+        raise InputError(f"{path}: {fact}", _cure_recode(path))
 
 
 def read_frames(video: Path, source: Source, start: int, stop: int) -> Iterator[av.VideoFrame]:
@@ -329,16 +351,51 @@ def kept_scheduling() -> Iterator[None]:
 
 @contextmanager
 def open_film(video: Path) -> Iterator[InputContainer]:
-    """Open a media file for reading, files only. Raises InputError where it is not there or is no media file."""
+    """Open a media file for reading: a file, of a format that holds its picture and sound itself. Raises InputError where it is not there,
+    is no media file, or says of itself what FileLimits excludes; ResourceError where the disk fails."""
+    _check_regular(video)
     try:
-        film = av.open(media_url(video), options={"protocol_whitelist": PROTOCOLS}, metadata_errors="replace")
+        film = av.open(media_url(video), options=AS_FILE, metadata_errors="replace")
     except FileNotFoundError as error:
         raise InputError(f"{video}: there is no such file", "check the path") from error
     except av.FFmpegError as error:
+        if (fault := disk_fault(OSError(error.errno, ""), video)) is not None:
+            raise fault from error
         fact = "is empty" if video.is_file() and video.stat().st_size == 0 else f"cannot be read ({error.strerror})"
+        if error.errno == errno.EINVAL:  # what libav says of a format that is not among FORMATS
+            fact = "is no film or voice, or a list of other files"
         raise InputError(f"{video}: the file {fact}", "give a film or a voice that ffmpeg plays") from error
     with film:
+        _check_limits(film, video)
         yield film
+
+
+def _check_regular(video: Path) -> None:
+    try:
+        check_regular(video.stat().st_mode, video)
+    except (ValueError, IsADirectoryError) as error:
+        fact = "it is a folder" if isinstance(error, IsADirectoryError) else str(error)
+        raise InputError(f"{str(video)!a}: {fact}", "give a film or a voice, as a file") from error
+    except OSError:  # told better by libav
+        return
+
+
+def _check_limits(film: InputContainer, video: Path) -> None:
+    """By the headers, before any frame is decoded for us."""
+    most = FILE_LIMITS
+    told = [("streams", Fraction(sum(stream.type != "attachment" for stream in film.streams)), most.streams)]
+    told.append(("hours", Fraction(film.duration or 0, av.time_base) / 3600, most.hours))
+    for stream in film.streams:
+        match stream:
+            case VideoStream(codec_context=context) if context is not None:
+                told.append(("pixels a side", Fraction(max(context.width, context.height)), most.side_px))
+            case AudioStream(codec_context=context) if context is not None:
+                told.append(("Hz", Fraction(context.sample_rate), most.sampling_hz))
+                told.append(("channels", Fraction(context.layout.nb_channels), most.channels))
+    for what, number, limit in told:
+        if number > limit:
+            fact = f"it says that it has {float(number):g} {what}, more than {limit}"
+            raise InputError(f"{video}: {fact}", "if that is so, cut or convert it first; else get a whole copy")
 
 
 def picture_of(film: InputContainer, video: Path) -> VideoStream:

@@ -5,9 +5,12 @@ digits, and what was seen takes D x D numbers however much it was. Knows nothing
 """
 
 import os
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Self
 
 import numpy as np
@@ -16,7 +19,10 @@ from numpy.typing import NDArray
 from musetalk_cli.errors import InputError
 from musetalk_cli.work import sync
 
-DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # what numpy raises on files with bytes changed or cut off
+DAMAGE = (  # what numpy raises on files with bytes changed or cut off
+    *(OSError, ValueError, LookupError, TypeError, EOFError, SyntaxError, TokenError, MemoryError, NotImplementedError),
+    *(RuntimeError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 @dataclass(frozen=True, slots=True)

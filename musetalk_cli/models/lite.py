@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -92,7 +92,8 @@ def read_config(path: Path) -> LiteConfig:
     """LiteConfig of a `config.json`. Raises MissingError where it is not one, or its nets would fill any memory."""
     try:
         values = read_json(path)
-        config = LiteConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        config = LiteConfig(**sizes)
         _check_sizes(config)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise MissingError(f"{path}: no configuration of a lite model ({error})", "get the model again") from error
@@ -101,14 +102,18 @@ def read_config(path: Path) -> LiteConfig:
 
 def _check_sizes(config: LiteConfig) -> None:
     """Raises ValueError."""
-    for field in fields(LiteConfig):
-        value, usual = getattr(config, field.name), field.default
+    for size in fields(LiteConfig):
+        value, usual = getattr(config, size.name), size.default
         numbers = value if isinstance(value, tuple) else (value,)
-        fits = len(numbers) == len(usual) if isinstance(usual, tuple) and field.name != "unet_widths" else 0 < len(numbers) <= MOST_LEVELS
+        fits = (
+            len(numbers) == len(usual)
+            if isinstance(usual, tuple) and size.name != "unet_widths"
+            else 0 < len(numbers) <= MOST_LEVELS
+        )
         if isinstance(value, tuple) != isinstance(usual, tuple) or not fits:
-            raise ValueError(f"{field.name} is of another form")
+            raise ValueError(f"{size.name} is of another form")
         if not all(type(number) is int and 0 < number <= MOST_WIDTH for number in numbers):
-            raise ValueError(f"{field.name} is outside of 1 to {MOST_WIDTH}")
+            raise ValueError(f"{size.name} is outside of 1 to {MOST_WIDTH}")
 
 
 def write_config(path: Path, config: LiteConfig) -> None:

@@ -31,6 +31,7 @@ DAMAGE = (  # what readers raise on files with some bytes changed or cut off, tr
     AssertionError,
     struct.error,
     SafetensorError,
+    zipfile.BadZipFile,
 )
 VERIFY = "`musetalk weights verify` tells whether it is the published file, `musetalk weights pull SET --force` fetches it again"
 

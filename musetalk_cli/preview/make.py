@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from musetalk_cli.cast_map import VoiceFile, read_cast, with_voices
 from musetalk_cli.errors import NoFaceError, UsageError
 from musetalk_cli.jobs import EXISTS_CURE, Parts, job_to_rehearse
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.video import clock, earliest_start, open_film, read_frames
 from musetalk_cli.pipeline import Run, cast_shots, hear, soundtrack, unit_name
 from musetalk_cli.preview.panels import Moment, Mouth, Still, moment_of, panel_size, segment_frames, sheet, still_of, write_film
@@ -321,8 +321,8 @@ def _with_voice(silent: Path, voice: Path, film: Source, stretch: Stretch, path:
     with open_film(voice) as file:
         late = earliest_start(file)
     start, seconds = film.time(stretch.start), _end(film, stretch) - float(film.time(stretch.start))
-    picture = ffmpeg.input(media_url(silent), protocol_whitelist=PROTOCOLS)["v:0"]
-    heard = ffmpeg.input(media_url(voice), protocol_whitelist=PROTOCOLS, itsoffset=f"{-float(late):.6f}")["a:0"]
+    picture = ffmpeg.input(media_url(silent), **AS_FILE)["v:0"]
+    heard = ffmpeg.input(media_url(voice), **AS_FILE, itsoffset=f"{-float(late):.6f}")["a:0"]
     heard = heard.filter("aresample", 48_000, first_pts=0, **{"async": 1})
     heard = (
         heard.filter("atrim", start=float(start), duration=seconds)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from musetalk_cli.crop import from_upright, upright
 from musetalk_cli.landmarks import MOUTH
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url
 from musetalk_cli.media.video import to_rgb
 from musetalk_cli.types import Source
 
@@ -86,7 +87,7 @@ def moment_of(number: int, film: av.VideoFrame, dubbed: av.VideoFrame, source: S
 
 def segment_frames(path: Path) -> Iterator[av.VideoFrame]:
     """What blend encoded, in the order it is shown."""
-    with av.open(str(path)) as file:
+    with av.open(media_url(path), options=AS_FILE) as file:
         yield from file.decode(video=0)
 
 

@@ -10,7 +10,6 @@ give the same bytes. Nothing is fetched, no time stamp is asked for.
 import fcntl
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,8 +91,9 @@ def _made(film: Path, words: dict[str, Any], who: Identity, out: Path, *, embed:
             manifest: bytes = builder.sign(signer, words["format"], read, written)
             return manifest
     except c2pa.C2paError as error:
-        if shutil.disk_usage(out.parent).free < film.stat().st_size // 100:
-            raise ResourceError(f"{out.parent}: no room to sign the film ({error})", "make room and run again") from error
+        if str(error).startswith("Io"):  # the library keeps the errno to itself
+            fact = f"{out.parent}: no room to sign the film, or the disk fails ({error})"
+            raise ResourceError(fact, "make room, see what the system's log says of it, and run again") from error
         raise InternalError(f"{film.name}: its provenance could not be signed: {error}") from error
 
 

@@ -313,7 +313,7 @@ def _stage_seconds(journal: Path) -> dict[str, float]:
         match told:
             case {"event": "run.start"}:
                 spent = {name: seconds for name, seconds in spent.items() if name in BEFORE_START}
-            case {"event": "stage.done", "stage": str(stage), "seconds": int() | float() as seconds} if not told.get("reused"):
+            case {"event": "stage.done", "stage": str(stage), "seconds": float() as seconds} if not told.get("reused"):
                 spent[stage] = spent.get(stage, 0.0) + seconds
     return {name: round(seconds, 3) for name, seconds in spent.items()}
 

@@ -7,7 +7,7 @@ from typing import Any
 import ffmpeg
 
 from musetalk_cli.errors import InputError, InternalError
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 
 MOST_PX = 1920
 CPU_S = 30  # a 4K frame far behind its keyframe takes 2 s of one core
@@ -22,7 +22,7 @@ def still_of(video: Path, second: float, width_px: int) -> bytes:
     Raises InputError where there is none.
     """
     at = max(second - ROUNDING_S, 0)
-    film: Any = ffmpeg.input(media_url(video), ss=f"{at:.6f}", seek_timestamp=1, protocol_whitelist=PROTOCOLS, threads=1)["V:0"]
+    film: Any = ffmpeg.input(media_url(video), ss=f"{at:.6f}", seek_timestamp=1, **AS_FILE, threads=1)["V:0"]
     square = film.filter("scale", "trunc(iw*sar/2)*2", "ih").filter("setsar", "1")
     small = square.filter("scale", f"min({min(width_px, MOST_PX)},iw)", "-2", flags="area")
     with tempfile.TemporaryDirectory(prefix="musetalk-still-") as folder:

@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from musetalk_cli.config import DemuxConfig, Runtime
 from musetalk_cli.errors import InputError
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.shots import CutFinder, shots_between
 from musetalk_cli.media.video import (
     SWS_MATRIX,
@@ -144,7 +144,7 @@ def mean_fps(timeline: Timeline, picture: VideoStream) -> Fraction:
 
 def _header_log(video: Path, index: int) -> str:
     """What ffmpeg says of the film's headers."""
-    film: Any = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
+    film: Any = ffmpeg.input(media_url(video), **AS_FILE)
     nothing = ffmpeg.output(film[str(index)], "-", format="null", c="copy", t=0)
     return run_ffmpeg(nothing, purpose="read the film's headers", loglevel="verbose")
 

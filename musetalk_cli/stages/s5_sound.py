@@ -18,7 +18,7 @@ import numpy as np
 
 from musetalk_cli.config import Runtime
 from musetalk_cli.media.audio import ALL_CHANNELS, voice_of
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.video import earliest_start, open_film, sync_file
 from musetalk_cli.types import Sound
 from musetalk_cli.work import stage
@@ -51,7 +51,7 @@ def sound(
     run_ffmpeg(_to(mixed, summed, {"c:a": "pcm_f32le", "rf64": "auto", **as_given}), purpose="lay the voices together")
     peak = _peak(summed)
     gain = CEILING / peak if peak > 1 else 1.0
-    lowered = ffmpeg.input(media_url(summed), protocol_whitelist=PROTOCOLS)["a:0"].filter("volume", gain, precision="double")
+    lowered = ffmpeg.input(media_url(summed), **AS_FILE)["a:0"].filter("volume", gain, precision="double")
     options = {"c:a": "flac", "sample_fmt": "s32", "bits_per_raw_sample": 24}
     run_ffmpeg(_to(lowered, path, options), purpose="write the new sound")
     summed.unlink()
@@ -76,7 +76,7 @@ def _part(path: Path, channel: int, layout: str) -> Any:
     """One file from the film's start on, in the layout of the whole."""
     with open_film(path) as file:
         index, start = voice_of(file, path).index, earliest_start(file)
-    sound = ffmpeg.input(media_url(path), protocol_whitelist=PROTOCOLS, itsoffset=f"{-float(start):.6f}")[str(index)]
+    sound = ffmpeg.input(media_url(path), **AS_FILE, itsoffset=f"{-float(start):.6f}")[str(index)]
     if channel != ALL_CHANNELS:
         sound = sound.filter("pan", f"mono|c0<c{channel}")  # "<" makes the gains add up to 1; "=" would come out escaped
     sound = sound.filter("aresample", MIX_HZ, first_pts=0, **{"async": 1})
@@ -84,5 +84,5 @@ def _part(path: Path, channel: int, layout: str) -> Any:
 
 
 def _peak(path: Path) -> float:
-    with av.open(str(path)) as file:
+    with av.open(media_url(path), options=AS_FILE) as file:
         return max((float(np.abs(frame.to_ndarray()).max()) for frame in file.decode(audio=0)), default=0.0)

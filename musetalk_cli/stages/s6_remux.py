@@ -27,7 +27,7 @@ from musetalk_cli.config import RemuxConfig, Runtime
 from musetalk_cli.errors import InputError, InternalError
 from musetalk_cli.languages import three_letters
 from musetalk_cli.media.audio import voice_of
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.splice import Copied, NoSplice, copyable_points, join
 from musetalk_cli.media.video import add_picture, earliest_start, open_film, packet_times, picture_of, sync_file
 from musetalk_cli.provenance.identity import Identity
@@ -265,9 +265,9 @@ def _mux(picture: Path, audio: Path, video: Path, source: Source, config: RemuxC
         kept = _kept_streams(film, source, config)
         covers = [stream for stream in kept if _is_cover(stream) and container.name == "matroska"]
         mapped = [stream for stream in kept if stream not in covers]
-        original = ffmpeg.input(media_url(video), protocol_whitelist=PROTOCOLS)
+        original = ffmpeg.input(media_url(video), **AS_FILE)
         streams = [
-            ffmpeg.input(media_url(picture), protocol_whitelist=PROTOCOLS)["0"],
+            ffmpeg.input(media_url(picture), **AS_FILE)["0"],
             _voice_input(file, audio, source, config, path.parent),
             *(original[str(stream.index)] for stream in mapped),
         ]
@@ -314,7 +314,7 @@ def _file_options(container: Container, film: InputContainer, source: Source, *,
 
 def _voice_input(file: InputContainer, audio: Path, source: Source, config: RemuxConfig, folder: Path) -> Any:
     """The voice, moved to the film's start; with `trim` no longer than the picture."""
-    options: dict[str, Any] = {"protocol_whitelist": PROTOCOLS, "itsoffset": _seconds(source.start - earliest_start(file))}
+    options: dict[str, Any] = {**AS_FILE, "itsoffset": _seconds(source.start - earliest_start(file))}
     voice, container = voice_of(file, audio), CONTAINERS[config.suffix]
     if config.length == "trim":
         most = source.time(source.frames - 1) + frame_duration(source, source.frames - 1) * source.time_base

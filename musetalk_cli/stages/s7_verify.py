@@ -21,7 +21,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from musetalk_cli.media.audio import voice_of
-from musetalk_cli.media.ffmpeg import PROTOCOLS, find_ffmpeg, media_url
+from musetalk_cli.media.ffmpeg import AS_FILE_ARGS, find_ffmpeg, media_url
 from musetalk_cli.media.video import clock, earliest_start, open_film, packet_times, picture_of
 from musetalk_cli.provenance.read import Provenance, read_provenance
 from musetalk_cli.stages.s6_remux import REMADE, same_aspect
@@ -296,8 +296,7 @@ def _decodes(dubbed: Path, frames: int) -> Check:
         "-err_detect",
         "explode",
         "-nostdin",
-        "-protocol_whitelist",
-        PROTOCOLS,
+        *AS_FILE_ARGS,
     ]
     heard = [part for voice in voices for part in ("-map", f"0:{voice}")]
     shown = ["-fps_mode", "passthrough", "-f", "null", "-progress", "pipe:1", "-"]

@@ -23,7 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from musetalk_cli import __version__
 from musetalk_cli.errors import InputError, OutputExistsError, UsageError
-from musetalk_cli.media.ffmpeg import PROTOCOLS, media_url, run_ffmpeg
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.video import open_film, picture_of
 from musetalk_cli.study import FORMAT
 from musetalk_cli.study.orders import Layout, Order, draw_orders
@@ -210,7 +210,7 @@ def _write_clips(clips: list[_Clip], folder: Path, told: Callable[[int, int], No
 def _write_clip(clip: _Clip, path: Path) -> str:
     """Picture and first sound into an MP4 without tags: the suffix must not tell methods apart. Returns why they were coded anew."""
     indices, options, why = _coding(clip)
-    given: Any = ffmpeg.input(media_url(clip.path), protocol_whitelist=PROTOCOLS)
+    given: Any = ffmpeg.input(media_url(clip.path), **AS_FILE)
     output = ffmpeg.output(*(given[str(index)] for index in indices), media_url(path), format="mp4", **BARE, **options)
     run_ffmpeg(output, purpose=f"prepare {clip.path}")
     with open_film(path) as film:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musetalk_cli.errors import InputError, MissingError
-from musetalk_cli.media.ffmpeg import media_url
+from musetalk_cli.media.ffmpeg import AS_FILE, media_url
 
 FPS = 25
 SPEECH_HZ = 16_000
@@ -226,7 +226,7 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 
 def _decoded(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """(number, frame) of ascending numbers; only these are decoded."""
-    with av.open(media_url(path)) as file:
+    with av.open(media_url(path), options=AS_FILE) as file:
         stream = file.streams.video[0]
         tick = Fraction(stream.time_base or 1)
         packets, at = file.demux(stream), -1

@@ -46,9 +46,7 @@ def parsers(asked: argparse.Namespace) -> int:
             rate = (stop - first) / (time.monotonic() - began)
             print(f"{stop} cases, {rate:.0f} a second, {kinds.total()} findings of {len(kinds)} kinds", flush=True)
             start = stop
-    for kind, count in kinds.most_common():
-        print(f"{count:6} {kind}")
-    return kinds.total()
+    return _summed(asked, kinds)
 
 
 def media(asked: argparse.Namespace) -> int:
@@ -69,8 +67,14 @@ def media(asked: argparse.Namespace) -> int:
             if done % 100 == 0:
                 rate = (done - first) / (time.monotonic() - began)
                 print(f"{done} cases, {rate:.1f} a second, {kinds.total()} findings of {len(kinds)} kinds", flush=True)
+    return _summed(asked, kinds)
+
+
+def _summed(asked: argparse.Namespace, kinds: Counter[str]) -> int:
+    """How many findings of this run; those of earlier ones lie saved."""
     for kind, count in kinds.most_common():
         print(f"{count:6} {kind}")
+    print(f"all {asked.cases} cases are through: {kinds.total()} findings of {len(kinds)} kinds")
     return kinds.total()
 
 
@@ -89,7 +93,9 @@ class _Saved:
 
     def reach(self, number: int) -> None:
         if self._folder is not None:
-            (self._folder / f"{self._name}.reached").write_text(str(number))
+            part = self._folder / f"{self._name}.part"
+            part.write_text(str(number))
+            part.replace(self._folder / f"{self._name}.reached")
 
     def keep(self, number: int, data: bytes, told: dict[str, object]) -> None:
         digest = hashlib.sha256(data).hexdigest()[:12]

@@ -342,7 +342,7 @@ def _probe() -> bytes:
 
 def _errand() -> bytes:
     line = Line(track=0, start=0, stop=5, voice=0)
-    refs = [Ref(f"{n:064x}", name, "u", Path("x"), object) for n, name in enumerate(("demux", "pick", "listen"))]
+    refs: list[Ref[Any]] = [Ref(f"{n:064x}", name, "u", Path("x"), object) for n, name in enumerate(("demux", "pick", "listen"))]
     errand = DubShot(Path("f.mp4"), CONFIG, Shot(0, 0, 5), refs[0], refs[1], Voicing((line,)), (refs[2],), (Stretch(0, 5),), None)
     return json.dumps(shards.errand_as_json(errand)).encode()
 
