@@ -28,12 +28,13 @@ from musetalk_cli.media.audio import read_speech
 from musetalk_cli.media.ffmpeg import AS_FILE_ARGS, find_ffmpeg, media_url
 from musetalk_cli.media.video import check_span, open_film
 from musetalk_cli.metrics.stats import Moments
-from musetalk_cli.models import lite
+from musetalk_cli.models import analysis, lite
 from musetalk_cli.models.loading import read_tensors
 from musetalk_cli.progress import Events
 from musetalk_cli.reading import MOST_BYTES, is_plain_name, parse_fraction, parse_json, read_json, read_text
 from musetalk_cli.settings import read_settings
 from musetalk_cli.signals import Stop
+from musetalk_cli.stages import s1_demux as demux_module
 from musetalk_cli.stages.s1_demux import demux
 from musetalk_cli.store import Store, digest_of
 from musetalk_cli.work import Ref, Work, fingerprint, kept_results, sha256_of
@@ -154,10 +155,11 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "most"), [("side_px", 60), ("fps", 24), ("streams", 0), ("hours", 0)])
-def test_headers_beyond_the_limits_are_refused(film: Path, name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_module, "FILE_LIMITS", replace(config.FILE_LIMITS, **{name: most}))
-    with pytest.raises(InputError, match="more than"), open_film(film):
-        pass
+def test_film_beyond_the_limits_is_refused(film: Path, name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (video_module, demux_module):
+        monkeypatch.setattr(module, "FILE_LIMITS", replace(config.FILE_LIMITS, **{name: most}))
+    with pytest.raises(InputError, match="more than"):
+        demux(film, config=DemuxConfig(), runtime=Runtime("cpu"), out=film.parent)
 
 
 def test_timestamps_days_apart_are_not_filled_with_silence(tmp_path: Path) -> None:
@@ -387,3 +389,14 @@ def test_cast_whose_voice_is_no_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('[[person]]\nname = "a"\nfaces = ["A"]\nvoice = "a\\u0000b"\n')
     with pytest.raises(UsageError, match="voice"):
         read_cast(tmp_path / "c.toml")
+
+
+def test_mediapipe_begins_and_ends_where_it_reaches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    with analysis._deaf():
+        assert os.environ["https_proxy"] == "http://127.0.0.1:9"
+    assert os.environ["https_proxy"] == "http://proxy.example:3128"
+    monkeypatch.delenv("https_proxy")
+    with analysis._deaf():
+        pass
+    assert "https_proxy" not in os.environ

@@ -19,7 +19,7 @@ from typing import Any
 import ffmpeg
 import imageio_ffmpeg
 
-from musetalk_cli.errors import InputError, InternalError, MissingError, RetryableError
+from musetalk_cli.errors import InputError, InternalError, MissingError, MusetalkError, RetryableError
 from musetalk_cli.work import DISK_FAILS, DISK_FULL, disk_fault
 
 PROTOCOLS = "file"  # a reference inside a film must not open a network connection
@@ -30,7 +30,7 @@ FORMATS = ",".join(
         "mov,mp4,matroska,webm,avi,mpegts,mpegtsraw,mpeg,mpegvideo,mxf,gxf,lxf,nut,flv,asf,asf_o,ogg,wtv,dv,rm,nuv,pva,gif,apng,yuv4mpegpipe",
         "ivf,obu,av1,h261,h263,h264,hevc,vvc,evc,m4v,vc1,dirac,dnxhd,mjpeg,cavsvideo",
         "wav,w64,aiff,caf,au,flac,mp3,aac,loas,ac3,eac3,ac4,dts,dtshd,truehd,mlp,amr,amrnb,amrwb,ape,tta,tak,wv,mpc,mpc8,dsf,iff,iamf",
-        "voc,oma,spdif,sox,qcp,shn,gsm,g722,sbc,aptx,aptx_hd,codec2,lc3,qoa,osq,apac,ircam,nistsphere,paf,pvf,svx,avr,sds,tta",
+        "voc,oma,spdif,sox,qcp,shn,gsm,g722,sbc,aptx,aptx_hd,codec2,lc3,qoa,osq,apac,ircam,nistsphere,paf,pvf,svx,avr,sds",
     )
 )
 AS_FILE = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS}  # for whatever opens a file that a user gave
@@ -74,25 +74,30 @@ def run_ffmpeg(
             child.kill()
             child.wait()
     if child.returncode:
-        last = " | ".join(log.strip().splitlines()[-LOG_LINES:])
-        told = next((number for number in DISK_FULL | DISK_FAILS if os.strerror(number) in log), 0)
-        number = errno.EFBIG if child.returncode == -signal.SIGXFSZ else told
-        if fault := disk_fault(OSError(number, ""), f"ffmpeg could not {purpose}"):
-            raise fault
-        asked_to_stop = child.returncode == STOPPED and os.strerror(errno.EPERM) not in log
-        if child.returncode < 0 or asked_to_stop:
-            by = "a signal" if asked_to_stop else signal.Signals(-child.returncode).name
-            fact = f"ffmpeg could not {purpose}: it was ended by {by}"
-            raise RetryableError(fact, "look for what ended it, often too little memory; then run the same command again")
-        if lacking := LACKING.search(log):
-            raise MissingError(
-                f"{argv[0]}: this build of ffmpeg has no encoder {lacking.group(1)!r}, needed to {purpose}",
-                "install a full build, or take this one off PATH: then the one that came with imageio-ffmpeg serves",
-            )
-        raise InternalError(
-            f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`"
-        )
+        raise _fault_of(child.returncode, log, purpose, argv[0])
     return log
+
+
+def _fault_of(code: int, log: str, purpose: str, program: str) -> MusetalkError:
+    """What an exit code that is not 0, and the last words, mean to a user."""
+    told = next((number for number in DISK_FULL | DISK_FAILS if os.strerror(number) in log), 0)
+    number = errno.EFBIG if code == -signal.SIGXFSZ else told
+    if fault := disk_fault(OSError(number, ""), f"ffmpeg could not {purpose}"):
+        return fault
+    asked_to_stop = code == STOPPED and os.strerror(errno.EPERM) not in log
+    if code < 0 or asked_to_stop:
+        by = "a signal" if asked_to_stop else signal.Signals(-code).name
+        fact = f"ffmpeg could not {purpose}: it was ended by {by}"
+        return RetryableError(fact, "look for what ended it, often too little memory; then run the same command again")
+    if lacking := LACKING.search(log):
+        return MissingError(
+            f"{program}: this build of ffmpeg has no encoder {lacking.group(1)!r}, needed to {purpose}",
+            "install a full build, or take this one off PATH: then the one that came with imageio-ffmpeg serves",
+        )
+    last = " | ".join(log.strip().splitlines()[-LOG_LINES:])
+    return InternalError(
+        f"ffmpeg could not {purpose}: {last}", "please report this with the command and `musetalk doctor --json`"
+    )
 
 
 @cache

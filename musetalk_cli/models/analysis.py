@@ -41,6 +41,8 @@ MEDIAPIPE_OF_68 = np.array(
 
 
 _stderr = threading.RLock()  # one thread at a time turns it away and back
+_proxy = threading.RLock()
+NOWHERE = "http://127.0.0.1:9"  # the port of "discard"
 _recognising = threading.Lock()  # a cv2 network keeps its input between two calls
 
 
@@ -84,7 +86,8 @@ class EmbeddedAnalyser:
     def close(self) -> None:
         """Ends MediaPipe's threads; a second call does nothing."""
         if self._landmarker is not None:
-            self._landmarker.close()
+            with _deaf():
+                self._landmarker.close()
             self._landmarker = None
 
     def detect(self, frame_rgb: NDArray[np.uint8]) -> list[Detection]:
@@ -216,7 +219,7 @@ def five_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _open_landmarker(path: Path) -> Any:
-    with _quiet():
+    with _quiet(), _deaf():
         from mediapipe import Image, ImageFormat
         from mediapipe.tasks.python import BaseOptions
         from mediapipe.tasks.python.vision import FaceLandmarker, FaceLandmarkerOptions, RunningMode
@@ -253,6 +256,22 @@ def _square_around(frame_rgb: NDArray[np.uint8], box: NDArray[np.floating], zoom
     if xs.stop > xs.start and ys.stop > ys.start:
         square[ys.start - top : ys.stop - top, xs.start - left : xs.stop - left] = frame_rgb[ys, xs]
     return square, left, top
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """MediaPipe 1.2.2 reports its use to play.googleapis.com when a task begins and ends, and has no switch for it. Its libcurl heeds
+    `https_proxy`; nobody listens at this one."""
+    with _proxy:
+        kept = os.environ.get("https_proxy")
+        os.environ["https_proxy"] = NOWHERE
+        try:
+            yield
+        finally:
+            if kept is None:
+                del os.environ["https_proxy"]
+            else:
+                os.environ["https_proxy"] = kept
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from musetalk_cli.config import DemuxConfig, Runtime
+from musetalk_cli.config import FILE_LIMITS, DemuxConfig, Runtime
 from musetalk_cli.errors import InputError
 from musetalk_cli.media.ffmpeg import AS_FILE, media_url, run_ffmpeg
 from musetalk_cli.media.shots import CutFinder, shots_between
@@ -103,6 +103,9 @@ def demux(video: Path, *, config: DemuxConfig, runtime: Runtime, out: Path) -> S
     with open_film(video) as film:
         picture = picture_of(film, video)
         fps = mean_fps(timeline, picture)
+        if fps > FILE_LIMITS.fps and len(timeline.pts) > 1:
+            fact = f"it has {float(fps):g} frames a second, more than {FILE_LIMITS.fps}"
+            raise InputError(f"{video}: {fact}", "slow it down first: ffmpeg -i FILM -vf fps=25 NEW.mp4")
         log = _header_log(video, picture.index)
         first, last = (int(timeline.pts[n]) * cast(Fraction, picture.time_base) for n in (0, -1))
         _check_whole(video, film, last, log)
