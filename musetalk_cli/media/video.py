@@ -527,19 +527,24 @@ def _decoded(film: InputContainer, stream: VideoStream, video: Path, *, from_sta
     waiting: set[int] = set()  # pts of packets whose frame has not come yet
     first: int | None = None  # pts of the first keyframe; what shows before it may lack its references
     packets = dropwhile(lambda packet: packet.size and not packet.is_keyframe, _packets(film, stream, video))
-    for packet in packets:
-        if packet.size and packet.pts is not None:
-            first = packet.pts if first is None else first
-            waiting |= set() if packet.is_discard else {packet.pts}
-        packet.opaque = (packet.dts,)  # a new object each time: PyAV 18 keeps them by id, and two equal small ints are one object
-        for frame in _decode(stream, packet, video, waiting):
-            waiting.discard(cast(int, frame.pts))
-            frame.time_base = stream.time_base
-            whole = first is None or frame.pts is None or frame.pts >= first
-            if whole and frame.is_corrupt:
-                raise _damaged(video, stream, frame.pts)
-            if whole or from_start:
-                yield frame
+    try:
+        for packet in packets:
+            if packet.size and packet.pts is not None:
+                first = packet.pts if first is None else first
+                waiting |= set() if packet.is_discard else {packet.pts}
+            packet.opaque = (packet.dts,)  # a new object each time: PyAV 18 keeps them by id, and equal small ints are one object
+            for frame in _decode(stream, packet, video, waiting):
+                waiting.discard(cast(int, frame.pts))
+                frame.time_base = stream.time_base
+                whole = first is None or frame.pts is None or frame.pts >= first
+                if whole and frame.is_corrupt:
+                    raise _damaged(video, stream, frame.pts)
+                if whole or from_start:
+                    yield frame
+    finally:
+        # Waits for the decoder's threads without the GIL. Where PyAV 18 frees the decoder it waits with it, for ever, if one of them
+        # just drops a damaged packet: its `opaque` is Python's.
+        stream.codec_context.flush_buffers()
     lost = [pts for pts in waiting if first is not None and pts >= first]
     if lost and stream.codec_context.name in ONE_FRAME_A_PACKET:
         raise _damaged(video, stream, min(lost))
