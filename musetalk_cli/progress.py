@@ -386,6 +386,9 @@ def _open_journal(path: Path) -> IO[str]:
     """run.jsonl for appending; a line that a kill cut short gets its end, so that the next one starts on its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = path.open("a", encoding="utf-8", buffering=1)
-    if path.stat().st_size and path.read_bytes()[-1:] != b"\n":
-        stream.write("\n")
+    with path.open("rb") as written:
+        if size := written.seek(0, os.SEEK_END):
+            written.seek(size - 1)
+            if written.read() != b"\n":
+                stream.write("\n")
     return stream

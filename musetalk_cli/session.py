@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -142,6 +143,17 @@ def check_ours(folder: Path) -> None:
         raise UsageError(f"{folder}: {error.strerror}", "choose another --work-dir") from error
     if names and not names & OURS:
         raise UsageError(f"{folder}: not empty, and not a work folder", "choose an empty or a new folder for --work-dir")
+    check_own(folder)
+
+
+def check_own(folder: Path) -> None:
+    """Raises UsageError where the folder holds links or pipes: what is written there must not end up elsewhere."""
+    for name in os.listdir(folder):
+        with suppress(FileNotFoundError):  # another run's, gone since
+            mode = (folder / name).lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                fact, cure = "a link, a pipe or a device in a work folder", "delete it, or choose another --work-dir"
+                raise UsageError(fact, cure, thing=str(folder / name))
 
 
 def _make_folder(folder: Path) -> None:
@@ -200,6 +212,6 @@ def _sweep(cache: Path) -> None:
 def _forget(folder: Path) -> None:
     """Every result, those in the store too; the lock and the journal stay."""
     for path in folder.glob("*/*/result.json"):
-        shutil.rmtree(path.parent)
+        path.parent.unlink() if path.parent.is_symlink() else shutil.rmtree(path.parent)
     if store := store_behind(folder):
         store.forget()

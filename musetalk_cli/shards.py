@@ -35,7 +35,7 @@ from musetalk_cli.models import free_workers
 from musetalk_cli.pipeline import DubShot, FindFaces, Run, face_errands, find_faces, hear, open_job, settle
 from musetalk_cli.progress import Events, ProgressMode, open_events
 from musetalk_cli.reading import is_plain_name, parse_json, read_json, read_text
-from musetalk_cli.session import Place, Voice, as_faults, open_session
+from musetalk_cli.session import Place, Voice, as_faults, check_own, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config, for_job, trained_model
 from musetalk_cli.sharing import Shard, Unit, deal, to_make
 from musetalk_cli.signals import Stop, stop_on_signals
@@ -216,6 +216,7 @@ def work_shard(folder: Path, shard: Shard, machine: Machine, voice: Voice, *, st
     folder = folder.absolute()
     with as_faults(), stop_on_signals(quiet=voice.quiet) as stop:
         plan = read_plan(folder)
+        check_own(folder)
         title = f"shard-{shard.number}of{shard.of}"
         with (
             _journal(folder, title, voice) as events,

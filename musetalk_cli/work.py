@@ -563,7 +563,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except Timeout:
         who = "another run"
         with suppress(FileNotFoundError):
-            who = holder.read_text()
+            who = holder.read_text(errors="replace")
         raise RetryableError(f"{folder}: in use by {who}", "wait for it, or choose another --work-dir") from None
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")

@@ -161,8 +161,8 @@ class Desk:
         real.chmod(0o755)
 
     def run(self, command: Command) -> None:
-        words = self._words(command.line)
-        self._before(words)
+        self._before(command.line.split())
+        words = self._words(command.line)  # as the shell finds the folder then
         self._capture.readouterr()
         code, out = self._here(words[1:]) if words[:1] == ["musetalk"] else self._shell(command.line)
         assert code == command.code, f"$ {command.line}\n{out}"

@@ -1,6 +1,7 @@
 """Where a run works: a folder that can be written, is held by one, and is left behind only where there is something to go on from."""
 
 import errno
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,7 +75,8 @@ def test_a_failed_run_leaves_nothing_in_the_cache_unless_something_was_finished(
 def finish_something(folder: Path) -> None:
     result = folder / "demux" / "film-0" / "result.json"
     result.parent.mkdir(parents=True)
-    result.write_text('{"stage": "demux", "unit": "film"}')
+    told = {"stage": "demux", "unit": "film", "key": "0", "made_of": {"inputs": {}}, "record": {}, "files": {}}
+    result.write_text(json.dumps(told))
 
 
 def test_a_failed_run_leaves_the_folder_that_the_user_named(film: Path) -> None:

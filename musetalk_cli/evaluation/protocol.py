@@ -5,7 +5,6 @@ manifest may name the voice of each film itself.
 """
 
 import csv
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.reading import parse_json, read_text
 from musetalk_cli.suffixes import FILMS
 
 PROTOCOL = "musetalk-unpaired-1"  # what is measured on what, and how; raised when a figure would change for the same files
@@ -126,11 +126,11 @@ def _manifest(path: Path) -> Iterator[Wanted]:
 
 def _lines(path: Path) -> list[dict[str, object]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
             return [dict(line) for line in csv.DictReader(text.splitlines())]
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        found = [parse_json(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: no manifest ({error})", MANIFEST_CURE) from error
     if not all(isinstance(line, dict) for line in found):
         raise InputError(f"{path}: a line is no object", MANIFEST_CURE)

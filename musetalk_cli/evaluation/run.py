@@ -53,6 +53,7 @@ from musetalk_cli.models.lip_judge import WEIGHTS_FILE, LipJudge
 from musetalk_cli.models.voice_activity import CHUNK, HZ, TOKENS_PER_SECOND, VoiceActivity
 from musetalk_cli.pipeline import Run, find_faces
 from musetalk_cli.progress import clock
+from musetalk_cli.reading import read_json
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.stages.s1_demux import demux
@@ -60,6 +61,8 @@ from musetalk_cli.suffixes import FILMS, SOUNDS
 from musetalk_cli.types import Source
 from musetalk_cli.weights import folder as weights_folder
 from musetalk_cli.work import Work, fingerprint
+
+MOST_EVALUATION = 512 << 20  # bytes; as of a report
 
 FILM, UNTOUCHED = "film", "untouched"  # the controls: the film with its own voice; its picture under the new one
 BLOCK_SAMPLES = 160_000  # of a voice at once
@@ -400,7 +403,7 @@ def _kept(name: str, folder: Path) -> Evaluation:
     """An earlier evaluation, its systems under this name."""
     path = folder / "evaluation.json"
     try:
-        found = cattrs.structure(json.loads(path.read_text()), Evaluation)
+        found = cattrs.structure(read_json(path, MOST_EVALUATION), Evaluation)
     except FileNotFoundError:
         fact = f"{folder}: there is no evaluation.json in it"
         raise InputError(fact, "give films, too, for results that were never measured") from None

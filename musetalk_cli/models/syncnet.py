@@ -24,9 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from musetalk_cli.models.loading import fill, read_tensors
+from musetalk_cli.errors import MissingError
+from musetalk_cli.models.loading import VERIFY, fill, read_tensors
 from musetalk_cli.models.whisper import STATES
 from musetalk_cli.models.whisper_encoder import SAMPLE_RATE_HZ, WIDTH
+from musetalk_cli.reading import parse_json
 
 Factor = tuple[int, int]  # by which a block makes a map smaller: height, width
 
@@ -333,8 +335,11 @@ def _own_config(path: Path) -> SyncNetConfig | None:
         metadata = file.metadata() or {}
     if METADATA not in metadata:
         return None
-    values: dict[str, Any] = json.loads(metadata[METADATA])
-    return SyncNetConfig(**{name: _tuples(value) for name, value in values.items()})
+    try:
+        values: dict[str, Any] = parse_json(metadata[METADATA])
+        return SyncNetConfig(**{name: _tuples(value) for name, value in values.items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise MissingError(f"{path}: it says nothing sound of its own layers", VERIFY) from error
 
 
 def _tuples(value: Any) -> Any:

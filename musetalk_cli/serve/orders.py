@@ -11,6 +11,7 @@ import cattrs
 from musetalk_cli.config import Length
 from musetalk_cli.errors import MusetalkError
 from musetalk_cli.executor import Hands
+from musetalk_cli.reading import parse_json, read_bytes
 from musetalk_cli.session import Place
 from musetalk_cli.settings import Choices
 
@@ -134,7 +135,7 @@ def to_json(record: object) -> str:
 def from_json(text: str | bytes, kind: type[T]) -> T:
     """Strict: a text is a text, and what is not known is an error. Raises ValueError."""
     try:
-        return _records().structure(json.loads(text), kind)
+        return _records().structure(parse_json(text), kind)
     except (ValueError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError) as error:
         raise ValueError(f"no {kind.__name__}") from error
 
@@ -147,7 +148,7 @@ def leave_note(work: Path, order: Order) -> None:
 def unfinished_order(work: Path, folder: Path, film: str) -> Order | None:
     """The dub of that film in `folder` that a work folder was left with."""
     try:
-        order = from_json((work / NOTE).read_text(encoding="utf-8"), Order)
+        order = from_json(read_bytes(work / NOTE), Order)
     except (OSError, ValueError):
         return None
     return order if (order.folder, order.film) == (str(folder), film) else None

@@ -6,7 +6,9 @@ A frame in which the detector sees no face has no row. Knows nothing of voices, 
 """
 
 import json
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +28,7 @@ from musetalk_cli.landmarks import rolls_of
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.models.analysis import Detection, FaceAnalyser, five_of, lent_analyser
 from musetalk_cli.models.looks import look_of
+from musetalk_cli.reading import check_regular
 from musetalk_cli.tracks import Person, Sighting, around, filled, follow, iou, paired, smoothed, steady, unfit
 from musetalk_cli.types import Faces, Shot, Source
 from musetalk_cli.work import stage
@@ -40,6 +43,10 @@ MOUTH = slice(48, 68)
 ROW_FIELDS = ("frame", "track", "box", "landmarks", "roll", "hidden")
 IDENTITY_SIZE = 128  # of SFace
 TRACKS_FILE = "tracks.json"
+PICTURES = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "MPO")  # of a person; Pillow's EPS would start Ghostscript
+STILL_PX = 89_000_000  # from 89.5 megapixels on Pillow itself warns, from 179 it refuses
+# What Pillow raises for pictures that are damaged or none.
+NO_PICTURE = (UnidentifiedImageError, OSError, ValueError, SyntaxError, LookupError, TypeError, struct.error, zlib.error)
 _loading = threading.Lock()  # two shots that ask at once are given one analyser
 
 
@@ -141,14 +148,21 @@ def identity_in(picture: Path, config: FacesConfig, runtime: Runtime) -> NDArray
 
 def _identity_in(picture: Path, analyser: FaceAnalyser) -> NDArray[np.float32]:
     try:
-        with Image.open(picture) as image:
+        check_regular(picture.stat().st_mode, picture)
+        with Image.open(picture, formats=PICTURES) as image:
+            if image.width * image.height > STILL_PX:
+                raise Image.DecompressionBombError
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
     except FileNotFoundError:
         raise InputError(
             f"{picture}: no such picture", "give a JPEG or PNG of the person: as --face, or as the still in a cast map"
         ) from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{picture}: cannot be read as a picture", "give a JPEG or PNG") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{picture}: larger than {STILL_PX // 10**6} megapixels", "scale it down to 4000 pixels or so"
+        ) from error
+    except NO_PICTURE as error:
+        raise InputError(f"{str(picture)!a}: cannot be read as a picture", "give a JPEG or PNG") from error
     found = analyser.detect(rgb)
     if not found:
         raise InputError(

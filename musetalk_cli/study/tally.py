@@ -12,7 +12,6 @@ Holm's correction over all pairs and questions. Knows nothing of pages or films.
 import csv
 import io
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 from musetalk_cli.errors import InputError, UsageError
+from musetalk_cli.reading import parse_json, read_text
 from musetalk_cli.study import FORMAT, QUESTIONS
 
 LEVEL = 0.95
@@ -200,7 +200,7 @@ def _rating(rater: str, given: Mapping[str, Any], key: Key) -> Rating:
 
 def _object(path: Path, cure: str) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8-sig"))
+        told = parse_json(read_text(path, encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file", cure) from error
     except (OSError, ValueError) as error:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from musetalk_cli.errors import MissingError
+from musetalk_cli.reading import read_json
 from musetalk_cli.work import sync
 
 STATE_FILE = "state.json"
@@ -62,9 +63,9 @@ def save_checkpoint(folder: Path, step: int, tables: Tables, facts: Mapping[str,
 def load_checkpoint(path: Path) -> Checkpoint:
     """What `save_checkpoint` wrote. Raises MissingError where a file is gone or damaged."""
     try:
-        facts: dict[str, Any] = json.loads((path / STATE_FILE).read_text())
+        facts: dict[str, Any] = read_json(path / STATE_FILE)
         tables = {name: load_file(path / f"{name}.safetensors") for name in facts["tables"]}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise MissingError(f"{path}: a checkpoint that cannot be read: {error}", CURE) from error
     return Checkpoint(tables, facts)
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from musetalk_cli.errors import PartialError
+from musetalk_cli.errors import InputError, PartialError
+from musetalk_cli.reading import read_text
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -82,7 +83,7 @@ def prepare(
     config = PrepareConfig(
         identity=identity or IDENTITY,
         val_share=val_share,
-        val_identities=() if val_list is None else tuple(val_list.read_text().split()),
+        val_identities=() if val_list is None else _names_in(val_list),
         speech=speech,
         sync=sync if speech else "none",
         min_confidence=min_confidence,
@@ -98,6 +99,13 @@ def prepare(
     typer.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
     if found.unreadable:
         raise typer.Exit(PartialError.exit_code)
+
+
+def _names_in(val_list: Path) -> tuple[str, ...]:
+    try:
+        return tuple(read_text(val_list).split())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{val_list}: cannot be read ({error})", "give a text file, an identity a line") from error
 
 
 def _say(line: str) -> None:

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from musetalk_cli.errors import InputError, MissingError
 from musetalk_cli.media.ffmpeg import AS_FILE, media_url
+from musetalk_cli.metrics.stats import DAMAGE
+from musetalk_cli.reading import read_json
 
 FPS = 25
 SPEECH_HZ = 16_000
@@ -112,10 +114,10 @@ def read_samples(folders: Sequence[Path], split: str | None = None) -> list[Samp
 def read_sample(folder: Path) -> Sample:
     """One sample folder. Raises InputError where it is damaged."""
     try:
-        about = About(**json.loads((folder / SAMPLE).read_text()))
+        about = About(**read_json(folder / SAMPLE))
         with np.load(folder / TRACK, allow_pickle=False) as file:
             track = Track(file["landmarks"], file["box"], file["film"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except DAMAGE as error:
         raise InputError(
             f"{folder}: not a whole sample ({error})", "delete the folder and run `musetalk prepare` again"
         ) from error

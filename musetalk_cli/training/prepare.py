@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import cattrs
 
 from musetalk_cli.errors import InputError, MissingError, RetryableError, UsageError
+from musetalk_cli.reading import read_json
 from musetalk_cli.signals import Stop
 from musetalk_cli.training.dataset import FPS, SAMPLES_DIR, UNFINISHED
 from musetalk_cli.training.prepare_video import (
@@ -322,7 +323,10 @@ def read_records(out: Path) -> list[VideoRecord]:
 
 
 def _read_record(path: Path) -> VideoRecord:
-    return cattrs.structure(json.loads(path.read_text()), VideoRecord)
+    try:
+        return cattrs.structure(read_json(path), VideoRecord)
+    except (OSError, ValueError, cattrs.BaseValidationError) as error:
+        raise InputError(f"{path}: no record of a video", "delete it and run the same command again") from error
 
 
 def _write_record(out: Path, record: VideoRecord) -> None:
