@@ -243,7 +243,8 @@ def _signing(settled: Settled, run: Run) -> tuple[Statement, list[Path], list[Pa
         message = "the film will not say that it was altered by a machine: no provenance was asked for"
         run.events.emit("warning", message=message, hint="leave out --no-provenance, unless another tool signs it")
         return UNSIGNED, [], []
-    told = statement(settled.told.film, settled.told.decisions, settled.altered, config.model, opened.job.language)
+    given = (settled.told.film, settled.told.decisions, settled.altered, config.model, opened.job.language)
+    told = statement(*given, marked=bool(config.blend.watermark))
     beds = [] if opened.job.bed is None else [opened.job.bed]
     return told, [*identity(config.sign.cert, config.sign.key)], [*(voice.path for voice in opened.voices), *beds]
 

@@ -74,6 +74,21 @@ def test_the_standards_own_reader_reads_it_and_finds_it_valid(folder: Path) -> N
     assert assertion(manifest_of(told), "org.musetalk.ai-modified")["ai_modified"] is True
 
 
+def test_it_says_that_the_mouths_carry_an_invisible_mark(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dub(folder, "film.mp4", "marked.mp4", "--audio", str(folder / "fr.wav"), "--no-report", "--watermark") == 0
+    capsys.readouterr()
+    assert musetalk("provenance", folder / "marked.mp4") == 0
+    assert "musetalk detect" in capsys.readouterr().out
+    with c2pa.Reader(folder / "marked.mp4") as reader:
+        told = json.loads(reader.json())
+    assert told["validation_state"] == "Valid"
+    assert assertion(manifest_of(told), "c2pa.actions.v2")["actions"][-1]["action"] == "c2pa.watermarked.unbound"
+    for name, watermark in (("dubbed.mp4", False), ("marked.mp4", True)):
+        read = read_provenance(folder / name)
+        assert read is not None
+        assert read.watermark is watermark
+
+
 def test_a_sidecar_is_read_with_the_film_beside_it(folder: Path) -> None:
     with (folder / "dubbed.mkv").open("rb") as film:
         beside = (folder / "dubbed.mkv.c2pa").read_bytes()

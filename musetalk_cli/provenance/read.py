@@ -33,6 +33,7 @@ class Provenance:
     model_files: tuple[tuple[str, str], ...]  # (name, sha256)
     inputs: tuple[FileHash, ...]
     altered: tuple[Altered, ...]
+    watermark: bool  # the new mouths are said to carry an invisible mark
 
     @property
     def intact(self) -> bool:
@@ -57,6 +58,8 @@ class Provenance:
         rows += [f"    {_when(one)}  {_who(one)}" for one in self.altered[:MOST_LINES]]
         if len(self.altered) > MOST_LINES:
             rows.append(f"    and {len(self.altered) - MOST_LINES} more; --json lists all")
+        if self.watermark:
+            rows.append("  watermark   an invisible mark in the new mouths; `musetalk detect` looks for it")
         return [*rows, *self._consents()]
 
     def _consents(self) -> Iterator[str]:
@@ -108,7 +111,7 @@ def _told(film: Path, report: Mapping[str, Any]) -> Provenance:
     manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     faults = list(_faults(film, report, manifest))
     signature = manifest.get("signature_info", {})
-    about = _About("?", "?", (), (), ())
+    about = _About("?", "?", (), (), (), False)
     try:
         about = _about(_said(manifest))
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -154,6 +157,7 @@ class _About(NamedTuple):
     model_files: tuple[tuple[str, str], ...]
     inputs: tuple[FileHash, ...]
     altered: tuple[Altered, ...]
+    watermark: bool
 
 
 def _about(said: Mapping[str, Any]) -> _About:
@@ -164,6 +168,7 @@ def _about(said: Mapping[str, Any]) -> _About:
         tuple((str(name), str(digest)) for name, digest in model["files"]),
         tuple(FileHash(**one) for one in said["inputs"]),
         tuple(Altered(**{**one, "region": Region(**one["region"])}) for one in said["altered"]),
+        bool(said.get("watermark", False)),
     )
 
 

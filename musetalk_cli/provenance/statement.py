@@ -62,9 +62,9 @@ UNSIGNED = Statement()
 
 
 def statement(
-    film: Source, decisions: Sequence[Decisions], altered: Sequence[Altered], model: ModelConfig, language: str
+    film: Source, decisions: Sequence[Decisions], altered: Sequence[Altered], model: ModelConfig, language: str, *, marked: bool
 ) -> Statement:
-    """The same for the same work."""
+    """The same for the same work. marked: the new mouths carry an invisible mark; with which key is not told."""
     told = {
         "v": 1,
         "tool": f"musetalk {__version__}",
@@ -77,6 +77,7 @@ def statement(
         "shots": len(decisions),
         "language": language,
         "sound": "replaced",
+        "watermark": marked,
         "altered": [one.as_json() for one in altered],
     }
     return Statement(json.dumps(told, sort_keys=True))
@@ -155,6 +156,9 @@ def definition(told: Statement, inputs: Sequence[FileHash], made: str, head: byt
         },
         {"action": "c2pa.dubbed", "description": "the sound was replaced by another voice", "softwareAgent": agent},
     ]
+    if said["watermark"]:
+        mark = "an invisible mark was put into the generated mouths"
+        actions.append({"action": "c2pa.watermarked.unbound", "description": mark, "softwareAgent": agent})
     return {
         "label": f"urn:c2pa:{named}",
         "instance_id": f"xmp:iid:{named}",
