@@ -46,6 +46,7 @@ from musetalk_cli.jobs import Existing
 from musetalk_cli.media.encoders import ENCODERS
 from musetalk_cli.media.shots import SEEN_BESIDE, shots_between
 from musetalk_cli.progress import SHOT_STAGES, clock
+from musetalk_cli.provenance.sign import BMFF
 from musetalk_cli.reading import read_json
 from musetalk_cli.session import Place, cache_folder
 from musetalk_cli.settings import Choices, choose_runtime, dub_config
@@ -232,7 +233,8 @@ def _film(asked: Asked, *, report: bool, hands: int, alike: bool, first: bool) -
     stages = stage_seconds(probe, amounts, kept)
     shots = [shot.frames for shot in shots_between(look.cuts or (), look.frames, look.fps, config.demux.chunk)]
     wall_s, cpu_s = totals(probe, stages, len(amounts), shots, hands=hands, first=first)
-    disk = disk_bytes(probe, amounts)
+    signed = config.sign.on and any(job.output.suffix.lower() in BMFF for job in asked.jobs)
+    disk = disk_bytes(probe, amounts, signed=signed)
     free = shutil.disk_usage(_existing(asked.place.folder(film))).free
     gpu_s = wall_s if runtime.device.startswith("cuda") else 0.0
     return _Film(tuple(amounts), look, copied, wall_s, cpu_s, gpu_s, disk, free, stages)
@@ -336,8 +338,9 @@ def speedup_over(shots: Sequence[int], lanes: int, speedup: float) -> float:
     return sum(shots) / wall
 
 
-def disk_bytes(probe: Probe, amounts: Sequence[Amount]) -> int:
-    """The work folder when the last film is finished, and the films beside it."""
+def disk_bytes(probe: Probe, amounts: Sequence[Amount], *, signed: bool) -> int:
+    """The work folder when the last film is finished, and the films beside it. signed: into the film itself, which lies there three
+    times meanwhile: as it was, as c2pa writes it, and with its manifest."""
     whole = 0.0
     for stage, cost in costs(probe).items():
         jobs = amounts[:1] if stage in ANALYSIS else amounts
@@ -345,6 +348,8 @@ def disk_bytes(probe: Probe, amounts: Sequence[Amount]) -> int:
         if stage == "blend":
             size = sum(cost.unit_bytes * max(one.encoded, one.spoken) for one in jobs)
         whole += size * (2 if stage == "remux" else 1)  # and once more where the user wants it
+        if stage == "remux" and signed:
+            whole += max((cost.unit_bytes * one.of(stage) for one in jobs), default=0.0)
     return int(whole * MARGIN)
 
 

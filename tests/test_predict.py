@@ -252,8 +252,10 @@ def test_few_or_uneven_shots_leave_lanes_idle(shots: list[int], lanes: int, spee
 
 def test_the_disk_holds_the_work_and_the_film_twice() -> None:
     amount, _ = amount_of(LOOK, heard((0, 10)), None, DubConfig(), everyone=False)
-    assert disk_bytes(PROBE, [amount]) == int(prediction.MARGIN * (10 * amount.seen + 100 + 250_000 + 2 * 250_000))
-    assert disk_bytes(PROBE, [amount, amount]) > 1.9 * disk_bytes(PROBE, [amount])
+    rest = 10 * amount.seen + 100 + 250_000
+    assert disk_bytes(PROBE, [amount], signed=False) == int(prediction.MARGIN * (rest + 2 * 250_000))
+    assert disk_bytes(PROBE, [amount, amount], signed=False) > 1.9 * disk_bytes(PROBE, [amount], signed=False)
+    assert disk_bytes(PROBE, [amount], signed=True) == int(prediction.MARGIN * (rest + 3 * 250_000))  # while it is signed
 
 
 def test_a_disk_that_is_short_is_refused(tmp_path: Path) -> None:
