@@ -28,6 +28,7 @@ from musetalk_cli.training.framing import boxes_within, cut, framing_of, points_
 from musetalk_cli.training.prepare import list_videos, prepare, run_all, summary
 from musetalk_cli.training.prepare_video import (
     IDENTITY,
+    RECORDS_DIR,
     Candidate,
     Judged,
     PrepareConfig,
@@ -361,6 +362,22 @@ def test_prepare_goes_on_after_what_is_finished_and_past_what_is_bad(tmp_path: P
 
     with pytest.raises(UsageError, match="min_face 40 .now 41."):
         prepare(raw, out, replace(FACES_ONLY, min_face=41))
+
+
+def test_a_record_that_names_a_path_is_refused_and_nothing_is_deleted(tmp_path: Path, talker: Path) -> None:
+    raw, out, theirs = tmp_path / "raw", tmp_path / "set", tmp_path / "theirs"
+    raw.mkdir()
+    theirs.mkdir()
+    os.link(talker, raw / "anna_1.mp4")
+    prepare(raw, out, FACES_ONLY, workers=1)
+    (record,) = (out / RECORDS_DIR).glob("*.json")
+    told = json.loads(record.read_text())
+    told["size"] += 1  # as though the video were another one now: its samples would be taken away
+    told["tracks"][0]["name"] = "../../theirs"
+    record.write_text(json.dumps(told))
+    with pytest.raises(InputError, match="a sample's name is a path"):
+        prepare(raw, out, FACES_ONLY, workers=1)
+    assert theirs.is_dir()
 
 
 def test_one_writer_at_a_time(tmp_path: Path, talker: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,13 @@ def test_a_studios_certificate_signs(folder: Path, tmp_path: Path, monkeypatch: 
     found = read_provenance(folder / "studio.mp4")
     assert found is not None and found.intact and not found.trusted
     assert not (tmp_path / "here" / "musetalk" / "identity").exists()
+
+
+def test_names_in_a_manifest_do_not_command_the_terminal(folder: Path) -> None:
+    found = read_provenance(folder / "dubbed.mp4")
+    assert found is not None
+    lines = replace(found, signer="\x1b[2J", altered=(replace(found.altered[0], person="anna\n\x07"),)).lines()
+    assert lines and all(line.isprintable() for line in lines)
 
 
 def test_half_a_pair_and_another_ones_key_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

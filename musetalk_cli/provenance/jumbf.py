@@ -18,6 +18,8 @@ MP4_BOX = (
 )  # what holds it there
 MP4 = (".mp4", ".m4v", ".mov")
 PARTS = (b"c2pa.assertions", b"c2pa.claim.v2", b"c2pa.signature")
+SWITCHES_AT = 16  # in a description's body: after the kind's UUID
+UNKNOWN_SWITCHES = 0xE0
 LABEL_AT = HEAD + 17  # in a description: after the kind's UUID and a byte of switches
 PADDING = re.compile(rb"\x63pad|\x64pad2")
 BLOCK = 1 << 22
@@ -40,7 +42,7 @@ def envelope_is_whole(path: Path) -> bool:
             return False
         file.seek(at)
         size = int.from_bytes(file.read(4), "big")
-        if not HEAD < size <= MOST_BYTES:
+        if not HEAD < size <= MOST_BYTES or (path.suffix.lower() not in MP4 and (at, size) != (0, path.stat().st_size)):
             return False
         file.seek(at)
         return _is_store(file.read(size))
@@ -63,7 +65,9 @@ def _is_store(data: bytes) -> bool:
     try:
         (store,) = _boxes(data)
         described, *manifests = _boxes(store.body)
-        return described.kind == b"jumd" and bool(manifests) and all(_is_manifest(one) for one in manifests)
+        if described.kind != b"jumd" or not manifests or not _is_described_plainly(store):
+            return False
+        return all(_is_manifest(one) for one in manifests)
     except ValueError:
         return False
 
@@ -73,6 +77,16 @@ def _is_manifest(box: Box) -> bool:
     if box.kind != b"jumb" or described.kind != b"jumd" or tuple(_label(part) for part in parts) != PARTS:
         return False
     return _padded_with_nothing(parts[-1].body)
+
+
+def _is_described_plainly(box: Box) -> bool:
+    """No switch is set that ISO 19566-5 does not know: c2pa reads over them, here and in all that the box holds."""
+    if box.kind != b"jumb":
+        return True
+    described, *parts = _boxes(box.body)
+    if described.kind != b"jumd" or len(described.body) <= SWITCHES_AT or described.body[SWITCHES_AT] & UNKNOWN_SWITCHES:
+        return False
+    return all(_is_described_plainly(part) for part in parts)
 
 
 def _label(box: Box) -> bytes:
@@ -87,7 +101,7 @@ def _padded_with_nothing(signature: bytes) -> bool:
 
 
 def _padding(data: bytes, at: int) -> bytes:
-    kind = data[at]
+    kind = data[at] if at < len(data) else 0
     wide = {0x58: 1, 0x59: 2, 0x5A: 4}.get(kind, 0)
     size = int.from_bytes(data[at + 1 : at + 1 + wide], "big") if wide else kind & 0x1F
     return data[at + 1 + wide : at + 1 + wide + size]

@@ -4,7 +4,7 @@ Read by c2pa's own reader, offline. Beyond what it checks, the film's first box 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +15,7 @@ from musetalk_cli.provenance.identity import own_anchor
 from musetalk_cli.provenance.jumbf import MOST_BYTES, envelope_is_whole
 from musetalk_cli.provenance.sign import BESIDE, MEDIA_TYPES, SETTINGS, SIDECAR, head_of
 from musetalk_cli.provenance.statement import ALTERED, Altered, FileHash, Region
+from musetalk_cli.reading import parse_fraction
 
 UNTRUSTED = "signingCredential.untrusted"
 MOST_LINES = 12  # of altered stretches in a summary; all are in JSON
@@ -60,7 +61,7 @@ class Provenance:
             rows.append(f"    and {len(self.altered) - MOST_LINES} more; --json lists all")
         if self.watermark:
             rows.append("  watermark   an invisible mark in the new mouths; `musetalk detect` looks for it")
-        return [*rows, *self._consents()]
+        return [_printable(row) for row in (*rows, *self._consents())]
 
     def _consents(self) -> Iterator[str]:
         for person in dict.fromkeys(one.person for one in self.altered if one.person):
@@ -166,10 +167,35 @@ def _about(said: Mapping[str, Any]) -> _About:
         str(said["tool"]),
         str(model["name"]),
         tuple((str(name), str(digest)) for name, digest in model["files"]),
-        tuple(FileHash(**one) for one in said["inputs"]),
-        tuple(Altered(**{**one, "region": Region(**one["region"])}) for one in said["altered"]),
+        tuple(_input(one) for one in said["inputs"]),
+        tuple(_altered(one) for one in said["altered"]),
         bool(said.get("watermark", False)),
     )
+
+
+def _input(one: Mapping[str, Any]) -> FileHash:
+    told = FileHash(**one)
+    _check((told.role, told.name, told.sha256), (told.bytes,))
+    return told
+
+
+def _altered(one: Mapping[str, Any]) -> Altered:
+    told = Altered(**{**one, "region": Region(**one["region"])})
+    _check((told.person, told.consent, told.start_s, told.stop_s), (told.shot, told.track, told.start, told.stop, *told.region))
+    for seconds in (told.start_s, told.stop_s):
+        parse_fraction(seconds)
+    return told
+
+
+def _check(words: Sequence[object], numbers: Sequence[object]) -> None:
+    """Anybody can sign a manifest that says it is ours."""
+    if not (all(type(one) is str for one in words) and all(type(one) is int for one in numbers)):
+        raise TypeError("a word or a number is of another kind")
+
+
+def _printable(row: str) -> str:
+    """Names come from who signed; a terminal would obey control characters."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in row)
 
 
 def _when(one: Altered) -> str:

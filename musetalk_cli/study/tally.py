@@ -27,6 +27,7 @@ from musetalk_cli.reading import parse_json, read_text
 from musetalk_cli.study import FORMAT, QUESTIONS
 
 LEVEL = 0.95
+MOST_METHODS = 100  # all pairs of them are compared; raters bear a handful
 SCALE = (1, 5)
 KEY_CURE = "give the key.json that was written with the study's page"
 RESULT_CURE = "give the files that the page saved, unchanged"
@@ -165,6 +166,10 @@ def _read_key(path: Path) -> Key:
     try:
         _check_format(path, told)
         clips = {name: (clip["method"], clip["source"]) for name, clip in told["clips"].items()}
+        if not all(type(one) is str for one in itertools.chain(*clips.values(), told["methods"])):
+            raise TypeError("a name is no text")
+        if len(told["methods"]) > MOST_METHODS or len(set(told["methods"])) < len(told["methods"]):
+            raise TypeError("methods come twice, or are too many")
         return Key(told["study"], tuple(told["methods"]), clips)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no key of a study", KEY_CURE) from error
@@ -182,7 +187,7 @@ def _read_result(path: Path, key: Key) -> Result:
         rater = " ".join(str(told["rater"]).split()).casefold()
         ratings = [_rating(rater, given, key) for given in told["ratings"] if all(question in given for question in QUESTIONS)]
         result = Result(path, rater, str(told["saved"]), int(told["asked"]), tuple(ratings))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: no ratings of a study ({error})", RESULT_CURE) from error
     if len({(rating.method, rating.source) for rating in ratings}) < len(ratings):
         raise InputError(f"{path}: a clip is rated twice", RESULT_CURE)

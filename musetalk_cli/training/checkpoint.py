@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from musetalk_cli.errors import MissingError
-from musetalk_cli.reading import read_json
+from musetalk_cli.reading import is_plain_name, read_json
 from musetalk_cli.work import sync
 
 STATE_FILE = "state.json"
@@ -64,6 +64,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """What `save_checkpoint` wrote. Raises MissingError where a file is gone or damaged."""
     try:
         facts: dict[str, Any] = read_json(path / STATE_FILE)
+        if not all(is_plain_name(name) for name in facts["tables"]):
+            raise ValueError("a table's name is a path")
         tables = {name: load_file(path / f"{name}.safetensors") for name in facts["tables"]}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise MissingError(f"{path}: a checkpoint that cannot be read: {error}", CURE) from error

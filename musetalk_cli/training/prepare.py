@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import cattrs
 
 from musetalk_cli.errors import InputError, MissingError, RetryableError, UsageError
-from musetalk_cli.reading import read_json
+from musetalk_cli.reading import is_plain_name, read_json
 from musetalk_cli.signals import Stop
 from musetalk_cli.training.dataset import FPS, SAMPLES_DIR, UNFINISHED
 from musetalk_cli.training.prepare_video import (
@@ -53,6 +53,7 @@ VIDEO_SUFFIXES = {
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv", ".ogv", ".3gp"),
 }
 MANIFEST, SETTINGS = "manifest.jsonl", "prepare.json"
+RECORD_CURE = "delete it and run the same command again"
 EVERY_S = 5.0  # between two lines of progress
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # glibc 2.36 raises its threshold for mmap to the largest block ever freed; pictures that several threads share then tear its heaps,
@@ -324,9 +325,12 @@ def read_records(out: Path) -> list[VideoRecord]:
 
 def _read_record(path: Path) -> VideoRecord:
     try:
-        return cattrs.structure(read_json(path), VideoRecord)
-    except (OSError, ValueError, cattrs.BaseValidationError) as error:
-        raise InputError(f"{path}: no record of a video", "delete it and run the same command again") from error
+        record = cattrs.structure(read_json(path), VideoRecord)
+    except (OSError, ValueError, TypeError, AttributeError, cattrs.BaseValidationError) as error:
+        raise InputError(f"{path}: no record of a video", RECORD_CURE) from error
+    if not all(is_plain_name(line.name) for line in record.tracks if line.kept):  # what is taken away lies in our folder
+        raise InputError(f"{path}: a sample's name is a path", RECORD_CURE)
+    return record
 
 
 def _write_record(out: Path, record: VideoRecord) -> None:

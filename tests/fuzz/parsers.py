@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save as save_tensors
 from typer.main import get_command
 
+from fuzz import beside
+from fuzz.target import Target, bytes_of
 from musetalk_cli import batch, licences, predict, settings, shards, weights
 from musetalk_cli.bench.probe import Ran, StageCost
 from musetalk_cli.cast_map import check_known, read_cast, with_voices
@@ -40,17 +42,6 @@ from musetalk_cli.types import DubJob, Line, Shot, Stretch, Voicing
 from musetalk_cli.work import Ref, Work, fingerprint, kept_results
 
 CONFIG = DubConfig(model=ModelConfig("lite", ()))
-
-
-class Target(NamedTuple):
-    """A parser. weight: how often it is asked, in proportion."""
-
-    name: str
-    seeds: tuple[bytes, ...]
-    ask: Callable[[bytes], object]
-    json_lines: bool = False
-    sign: Callable[[Any], Any] = lambda tree: tree
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +119,8 @@ force = false
 def targets(folder: Path) -> tuple[Target, ...]:
     """All of them, at work in an empty folder."""
     os.environ["XDG_DATA_HOME"] = str(folder / "data")
-    return (*_given(folder), *_work_folder(folder), *_model_files(folder), *_own_records(folder))
+    ours = (*_given(folder), *_work_folder(folder), *_model_files(folder), *_own_records(folder))
+    return (*ours, *beside.targets(folder / "beside"))
 
 
 def _given(folder: Path) -> tuple[Target, ...]:
@@ -167,7 +159,7 @@ def _work_folder(folder: Path) -> tuple[Target, ...]:
     place = root / "small" / ("u-" + "0" * 16)
     place.mkdir()
     (place / "frames.bin").write_bytes(b"frames")
-    array = _bytes_of(lambda file: np.save(file, np.arange(5)))
+    array = bytes_of(lambda file: np.save(file, np.arange(5)))
     (place / "numbers.npy").write_bytes(array)
     ref = Ref("0" * 64, "small", "u", place, Small)
     record = {"rate": "24000/1001", "size": [3, 4], "numbers": "numbers.npy", "frames": "frames.bin", "name": "x"}
@@ -208,7 +200,7 @@ def _work_folder(folder: Path) -> tuple[Target, ...]:
 
     return (
         Target("result.json", (json.dumps(signed(told)).encode(),), keeps, True, signed, weight=2),
-        Target("array.npy", (array, _bytes_of(lambda file: np.save(file, np.zeros((3, 4), np.float16)))), load_array, weight=2),
+        Target("array.npy", (array, bytes_of(lambda file: np.save(file, np.zeros((3, 4), np.float16)))), load_array, weight=2),
         _plan(folder),
         _claims(folder),
         Target("settled.jsonl", (_errand(),), settled, True),
@@ -286,9 +278,9 @@ def _model_files(folder: Path) -> tuple[Target, ...]:
     return (
         Target("net.safetensors", (save_tensors(tensors),), in_file("n.safetensors", loading.read_tensors), weight=2),
         Target(
-            "net.pth", (_bytes_of(lambda file: torch.save(tensors, file)),), in_file("n.pth", loading.read_tensors), weight=0.3
+            "net.pth", (bytes_of(lambda file: torch.save(tensors, file)),), in_file("n.pth", loading.read_tensors), weight=0.3
         ),
-        Target("statistics.npz", (_bytes_of(moments),), in_file("s.npz", Moments.load), weight=0.5),
+        Target("statistics.npz", (bytes_of(moments),), in_file("s.npz", Moments.load), weight=0.5),
         Target("lite config.json", (json.dumps(asdict(lite.LiteConfig())).encode(),), in_file("l.json", lite.read_config), True),
         Target(
             "net config.json",
@@ -345,12 +337,6 @@ def _errand() -> bytes:
     refs: list[Ref[Any]] = [Ref(f"{n:064x}", name, "u", Path("x"), object) for n, name in enumerate(("demux", "pick", "listen"))]
     errand = DubShot(Path("f.mp4"), CONFIG, Shot(0, 0, 5), refs[0], refs[1], Voicing((line,)), (refs[2],), (Stretch(0, 5),), None)
     return json.dumps(shards.errand_as_json(errand)).encode()
-
-
-def _bytes_of(write: Callable[[io.BytesIO], object]) -> bytes:
-    file = io.BytesIO()
-    write(file)
-    return file.getvalue()
 
 
 def _sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from fuzz.mutate import mutated
-from fuzz.parsers import Target
+from fuzz.target import Target
 from musetalk_cli.errors import InternalError, MusetalkError
 
 WATCH_S = 2.0  # of a case
