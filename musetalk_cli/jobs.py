@@ -13,6 +13,7 @@ from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import UsageError
 from musetalk_cli.executor import Executor
 from musetalk_cli.languages import ISO_639_2, three_letters
+from musetalk_cli.provenance.sign import check_signing
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.standing import finished_film
@@ -165,6 +166,8 @@ def dub_film(
             if wanted is not None:
                 todo = [job for job in todo if wanted(job)]
             undone = _undone(todo, session, config, runtime, existing)
+            if undone:
+                check_signing(config.sign)
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
             if executor is not None and len(undone) > 1:

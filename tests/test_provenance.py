@@ -1,5 +1,6 @@
 """Promises of a film's manifest: any C2PA reader reads it, it names what was altered, and a changed byte is found."""
 
+import errno
 import json
 import shutil
 import stat
@@ -17,9 +18,11 @@ from made_films import portrait
 from numpy.typing import NDArray
 
 from musetalk_cli import cli
-from musetalk_cli.errors import UsageError
-from musetalk_cli.provenance.identity import identity
+from musetalk_cli.config import SignConfig
+from musetalk_cli.errors import ResourceError, UsageError
+from musetalk_cli.provenance.identity import algorithm, identity
 from musetalk_cli.provenance.read import read_provenance
+from musetalk_cli.provenance.sign import check_signing
 from musetalk_cli.provenance.statement import COMPOSITE
 
 CAST = """
@@ -157,6 +160,24 @@ def test_a_flipped_byte_is_found(folder: Path, tmp_path: Path, name: str, share:
     assert musetalk("provenance", tmp_path / name) == 7
 
 
+@pytest.mark.parametrize("which", [0, 1, 2, 5, -1])
+def test_a_switch_in_it_that_means_nothing_is_found(folder: Path, tmp_path: Path, which: int) -> None:
+    """In the description of each box, which c2pa reads over."""
+    data = bytearray((folder / "dubbed.mp4").read_bytes())
+    switches = [index + 20 for index in range(len(data) - 20) if data[index : index + 4] == b"jumd"]
+    data[switches[which]] ^= 0x40
+    (tmp_path / "a.mp4").write_bytes(data)
+    found = read_provenance(tmp_path / "a.mp4")
+    assert found is not None and found.faults
+
+
+def test_something_after_the_manifest_beside_a_film_is_found(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "dubbed.mkv", tmp_path)
+    (tmp_path / "dubbed.mkv.c2pa").write_bytes((folder / "dubbed.mkv.c2pa").read_bytes() + b"x")
+    found = read_provenance(tmp_path / "dubbed.mkv")
+    assert found is not None and found.faults == ("the manifest's envelope was changed",)
+
+
 @pytest.mark.parametrize("at", range(-41, 200, 5))
 def test_a_changed_byte_of_its_envelope_is_found(folder: Path, tmp_path: Path, at: int) -> None:
     """Some of which c2pa reads over."""
@@ -170,6 +191,15 @@ def test_a_changed_byte_of_its_envelope_is_found(folder: Path, tmp_path: Path, a
 def test_a_changed_byte_of_its_padding_is_found(folder: Path, tmp_path: Path) -> None:
     data = bytearray((folder / "dubbed.mp4").read_bytes())
     data[data.index(b"cpad") + 300] ^= 4
+    (tmp_path / "a.mp4").write_bytes(data)
+    found = read_provenance(tmp_path / "a.mp4")
+    assert found is not None and found.faults == ("the manifest's envelope was changed",)
+
+
+def test_a_changed_byte_behind_its_padding_is_found(folder: Path, tmp_path: Path) -> None:
+    data = bytearray((folder / "dubbed.mp4").read_bytes())
+    at = next(at for at in range(data.index(b"cpad"), len(data)) if data[at] == 0xF6)  # null: what was signed is not within
+    data[at] ^= 1
     (tmp_path / "a.mp4").write_bytes(data)
     found = read_provenance(tmp_path / "a.mp4")
     assert found is not None and found.faults == ("the manifest's envelope was changed",)
@@ -243,6 +273,18 @@ def test_names_in_a_manifest_do_not_command_the_terminal(folder: Path) -> None:
     assert lines and all(line.isprintable() for line in lines)
 
 
+def test_a_disk_that_fails_under_the_certificate_is_no_wrong_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    who = identity(None, None)
+
+    def fails(path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(ResourceError):
+        algorithm(who)
+
+
 def test_half_a_pair_and_another_ones_key_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "one"))
     one = identity(None, None)
@@ -254,3 +296,69 @@ def test_half_a_pair_and_another_ones_key_are_refused(tmp_path: Path, monkeypatc
         identity(one.chain, other.key)
     with pytest.raises(UsageError, match="Unable to load PEM"):
         identity(one.key, one.key)
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *(str(one) for one in arguments)], check=True, capture_output=True)
+
+
+def test_a_key_as_openssl_writes_it_signs(tmp_path: Path) -> None:
+    """In the older forms, `BEGIN EC PRIVATE KEY` and `BEGIN RSA PRIVATE KEY`, with the curve's parameters before it."""
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-out", tmp_path / "ec.key")
+    openssl("genrsa", "-traditional", "-out", tmp_path / "rsa.key", "2048")
+    for name in ("ec", "rsa"):
+        key = tmp_path / f"{name}.key"
+        assert b"EC PRIVATE KEY" in key.read_bytes() or b"RSA PRIVATE KEY" in key.read_bytes()
+        check_signing(SignConfig(True, issued(tmp_path, key), key))
+
+
+def test_a_certificate_that_readers_would_refuse_is_told_before_the_work(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    cert, key, work = tmp_path / "self.pem", tmp_path / "self.key", tmp_path / "work"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=self", "-keyout", key, "-out", cert)
+    flags = ("--audio", folder / "fr.wav", "-o", tmp_path / "a.mp4", "--work-dir", work, "--sign-cert", cert, "--sign-key", key)
+    assert musetalk("dub", folder / "film.mp4", *flags) == 2
+    assert "self-signed" in capsys.readouterr().err
+    assert not list(work.glob("*/*/result.json"))
+
+
+def test_what_keeps_a_manifest_from_being_kept_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    identity(None, None)
+    (tmp_path / "musetalk" / "manifests").write_text("not a folder")
+    with pytest.raises(ResourceError, match="manifests"):
+        check_signing(SignConfig())
+
+
+def test_a_damaged_certificate_of_this_machine_says_what_to_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    identity(None, None).chain.write_text("damaged")
+    with pytest.raises(UsageError) as refused:
+        check_signing(SignConfig())
+    assert refused.value.cure.startswith(f"delete {tmp_path}")
+
+
+def issued(folder: Path, key: Path) -> Path:
+    """A certificate for this key from an authority made for it."""
+    extensions = folder / "leaf.cnf"
+    extensions.write_text(
+        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=emailProtection\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    authority, asked, cert = folder / "ca.pem", folder / "asked.csr", key.with_suffix(".pem")
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/O=Studio/CN=ca",
+        "-keyout",
+        folder / "ca.key",
+        "-out",
+        authority,
+    )
+    openssl("req", "-new", "-key", key, "-subj", "/O=Studio/CN=signer", "-out", asked)
+    by = ("-CA", authority, "-CAkey", folder / "ca.key", "-CAcreateserial", "-extfile", extensions)
+    openssl("x509", "-req", "-in", asked, *by, "-out", cert)
+    return cert

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from musetalk_cli.errors import ResourceError, UsageError
-from musetalk_cli.work import sync
+from musetalk_cli.work import disk_fault, sync
 
 CHAIN, KEY = "chain.pem", "key.pem"
 YEARS = 10
@@ -53,11 +53,15 @@ def algorithm(who: Identity) -> str:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+    own = who.chain.parent == _folder()
+    cure = f"delete {_folder()}: another one is made" if own else STUDIO_CURE
     try:
         key = serialization.load_pem_private_key(who.key.read_bytes(), None)
         first = x509.load_pem_x509_certificates(who.chain.read_bytes())[0]
     except (OSError, ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{who.chain}, {who.key}: {error}", STUDIO_CURE, thing="--sign-cert") from error
+        if isinstance(error, OSError) and (fault := disk_fault(error, who.chain.parent)) is not None:
+            raise fault from error
+        raise UsageError(f"{who.chain}, {who.key}: {error}", cure, thing="the certificate" if own else "--sign-cert") from error
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if first.public_key().public_bytes(*spki) != key.public_key().public_bytes(*spki):
         raise UsageError(f"{who.key}: not the key of {who.chain}", STUDIO_CURE, thing="--sign-key")
@@ -69,6 +73,14 @@ def algorithm(who: Identity) -> str:
         case rsa.RSAPrivateKey():
             return "ps256"
     raise UsageError(f"{who.key}: C2PA has no signature of this kind", "use Ed25519, P-256 or RSA", thing="--sign-key")
+
+
+def key_bytes(who: Identity) -> bytes:
+    """PEM of the key as PKCS 8, the only form that c2pa reads: `openssl ecparam` and `genrsa` write others."""
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(who.key.read_bytes(), None)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
 def data_folder() -> Path:

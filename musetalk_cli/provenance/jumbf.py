@@ -20,8 +20,10 @@ MP4 = (".mp4", ".m4v", ".mov")
 PARTS = (b"c2pa.assertions", b"c2pa.claim.v2", b"c2pa.signature")
 SWITCHES_AT = 16  # in a description's body: after the kind's UUID
 UNKNOWN_SWITCHES = 0xE0
+DEEPEST = 8  # boxes within boxes; c2pa writes four
 LABEL_AT = HEAD + 17  # in a description: after the kind's UUID and a byte of switches
 PADDING = re.compile(rb"\x63pad|\x64pad2")
+NULL = b"\xf6"  # CBOR's
 BLOCK = 1 << 22
 MOST_BYTES = 1 << 28  # of a manifest: two hours of stretches are under 10 MB
 
@@ -79,14 +81,16 @@ def _is_manifest(box: Box) -> bool:
     return _padded_with_nothing(parts[-1].body)
 
 
-def _is_described_plainly(box: Box) -> bool:
+def _is_described_plainly(box: Box, depth: int = 0) -> bool:
     """No switch is set that ISO 19566-5 does not know: c2pa reads over them, here and in all that the box holds."""
     if box.kind != b"jumb":
         return True
+    if depth > DEEPEST:
+        return False
     described, *parts = _boxes(box.body)
     if described.kind != b"jumd" or len(described.body) <= SWITCHES_AT or described.body[SWITCHES_AT] & UNKNOWN_SWITCHES:
         return False
-    return all(_is_described_plainly(part) for part in parts)
+    return all(_is_described_plainly(part, depth + 1) for part in parts)
 
 
 def _label(box: Box) -> bytes:
@@ -95,16 +99,19 @@ def _label(box: Box) -> bytes:
 
 
 def _padded_with_nothing(signature: bytes) -> bool:
-    """CBOR: the name `pad`, a byte string's head of two or three bytes, zeros."""
-    found = list(PADDING.finditer(signature))
-    return bool(found) and not any(_padding(signature, one.end()).strip(b"\0") for one in found)
+    """CBOR: the name `pad`, a byte string's head of two or three bytes, zeros; and null, where COSE has what was signed if it is within."""
+    found = [_padding(signature, one.end()) for one in PADDING.finditer(signature)]
+    if not found or any(signature[start:stop].strip(b"\0") for start, stop in found):
+        return False
+    return signature[found[-1][1] :][:1] == NULL
 
 
-def _padding(data: bytes, at: int) -> bytes:
+def _padding(data: bytes, at: int) -> tuple[int, int]:
+    """From where to where."""
     kind = data[at] if at < len(data) else 0
     wide = {0x58: 1, 0x59: 2, 0x5A: 4}.get(kind, 0)
     size = int.from_bytes(data[at + 1 : at + 1 + wide], "big") if wide else kind & 0x1F
-    return data[at + 1 + wide : at + 1 + wide + size]
+    return at + 1 + wide, at + 1 + wide + size
 
 
 def _boxes(data: bytes) -> Iterator[Box]:

@@ -9,15 +9,18 @@ give the same bytes. Nothing is fetched, no time stamp is asked for.
 
 import fcntl
 import hashlib
+import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from musetalk_cli.errors import InternalError, ResourceError
-from musetalk_cli.provenance.identity import Identity, algorithm, data_folder
-from musetalk_cli.provenance.statement import FileHash, Statement, definition, hash_of
+from musetalk_cli.config import SignConfig
+from musetalk_cli.errors import InternalError, ResourceError, UsageError
+from musetalk_cli.provenance.identity import Identity, algorithm, data_folder, identity, key_bytes
+from musetalk_cli.provenance.statement import COMPOSITE, FileHash, Statement, definition, hash_of
 from musetalk_cli.work import sync
 
 SETTINGS: dict[str, Any] = {
@@ -31,11 +34,50 @@ MEDIA_TYPES = {**EMBEDDED, **BESIDE}
 BMFF = (".mp4", ".m4v", ".mov")
 SIDECAR = ".c2pa"
 FIND_BLOCK = 1 << 22
+TRIAL = {
+    "format": "video/x-matroska",
+    "assertions": [
+        {"label": "c2pa.actions.v2", "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": COMPOSITE}]}}
+    ],
+}
+REFUSED_CURE = (
+    "give one that an authority issued, not one that signed itself, valid today, for digital signatures and with the extended use "
+    "`emailProtection` or `documentSigning`"
+)
 
 
 class Signed(NamedTuple):
     film: Path
     sidecar: Path | None  # where the container holds no manifest
+
+
+def check_signing(config: SignConfig) -> None:
+    """Before the work: that a film can be signed when it is finished, hours later, by signing a few bytes.
+
+    Raises UsageError for a pair that C2PA does not take, ResourceError where certificate or manifests cannot be kept.
+    """
+    import c2pa
+
+    if not config.on:
+        return
+    who = identity(config.cert, config.key)
+    try:
+        with (
+            c2pa.Context.from_dict(SETTINGS) as context,
+            _signer(who) as signer,
+            c2pa.Builder(TRIAL, context) as builder,
+        ):
+            builder.set_no_embed()
+            builder.sign(signer, TRIAL["format"], io.BytesIO(b"a film"), io.BytesIO())
+    except c2pa.C2paError as error:
+        raise UsageError(f"{who.chain}: C2PA does not take it ({error})", REFUSED_CURE, thing="--sign-cert") from error
+    folder = data_folder() / "manifests"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_kept(folder, error) from error
 
 
 def sign(film: Path, told: Statement, inputs: Sequence[FileHash], who: Identity, out: Path) -> Signed:
@@ -76,12 +118,11 @@ def _made(film: Path, words: dict[str, Any], who: Identity, out: Path, *, embed:
     """The manifest; out: the film with it, or a copy."""
     import c2pa
 
-    info = c2pa.C2paSignerInfo(algorithm(who).encode(), who.chain.read_bytes(), who.key.read_bytes(), None)
     try:
         with (
             _temporary_in(out.parent),
             c2pa.Context.from_dict(SETTINGS) as context,
-            c2pa.Signer.from_info(info) as signer,
+            _signer(who) as signer,
             c2pa.Builder(words, context) as builder,
             film.open("rb") as read,
             out.open("w+b") as written,
@@ -95,6 +136,13 @@ def _made(film: Path, words: dict[str, Any], who: Identity, out: Path, *, embed:
             fact = f"{out.parent}: no room to sign the film, or the disk fails ({error})"
             raise ResourceError(fact, "make room, see what the system's log says of it, and run again") from error
         raise InternalError(f"{film.name}: its provenance could not be signed: {error}") from error
+
+
+def _signer(who: Identity) -> Any:
+    import c2pa
+
+    info = c2pa.C2paSignerInfo(algorithm(who).encode(), who.chain.read_bytes(), key_bytes(who), None)
+    return c2pa.Signer.from_info(info)
 
 
 @contextmanager
@@ -133,7 +181,11 @@ def _kept(key: str, make: Callable[[], bytes]) -> bytes:
             sync(path.parent)
             return made
     except OSError as error:
-        raise ResourceError(f"{path.parent}: {error.strerror}", "make room there, or set XDG_DATA_HOME elsewhere") from error
+        raise _not_kept(path.parent, error) from error
+
+
+def _not_kept(folder: Path, error: OSError) -> ResourceError:
+    return ResourceError(f"{folder}: {error.strerror}", "make room there, or set XDG_DATA_HOME elsewhere")
 
 
 def _whole(path: Path) -> bytes | None:
