@@ -13,7 +13,6 @@ from musetalk_cli.config import DubConfig, Runtime
 from musetalk_cli.errors import UsageError
 from musetalk_cli.executor import Executor
 from musetalk_cli.languages import ISO_639_2, three_letters
-from musetalk_cli.provenance.sign import check_signing
 from musetalk_cli.session import Place, Session, Voice, open_session
 from musetalk_cli.settings import LITE_CURE, LITE_NOTICE, Choices, check_choices, check_crf, choose_runtime, dub_config, for_job
 from musetalk_cli.standing import finished_film
@@ -167,7 +166,7 @@ def dub_film(
                 todo = [job for job in todo if wanted(job)]
             undone = _undone(todo, session, config, runtime, existing)
             if undone:
-                check_signing(config.sign)
+                _check_signing(config)
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
             if executor is not None and len(undone) > 1:
@@ -253,6 +252,7 @@ def _check_target(job: DubJob) -> None:
 
     check_folder(job.output.parent)
     check_file(job.output)
+    check_file(sidecar_of(job.output))
     check_suffix(job.output, CONTAINERS)
 
 
@@ -266,6 +266,12 @@ def _open_inputs(jobs: Sequence[DubJob]) -> None:
     for job in jobs:
         for path in _sounds(job):
             next(speech_blocks(path, SPEECH_HZ), None)
+
+
+def _check_signing(config: DubConfig) -> None:
+    from musetalk_cli.provenance.sign import check_signing
+
+    check_signing(config.sign)
 
 
 def _make_shots(jobs: Sequence[DubJob], session: Session, config: DubConfig, runtime: Runtime, executor: Executor) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIGMAS = (1.0, 2.0)  # source pixels; the bands are finer than the first, and between the two
+REACH = 8  # pixels around those that are asked for, on which their bands depend
 SAME = 12.0  # code values between the film and the patch, both smooth; more is another mouth, or a hand
 FEWEST = 100  # pixels of such skin, below which nothing can be told
 SAMPLES = 4096  # pixels; half of them flat, enough to know a deviation to 3 % from one face
@@ -88,7 +89,8 @@ class Detail:
         strength, size = self._grain_missing()
         added = np.zeros(alpha.shape, np.float32)
         if fine or coarse:
-            added += fine * seen.patch.fine[part] + coarse * seen.patch.coarse[part]
+            np.multiply(seen.patch.fine[part], fine, out=added)
+            added += coarse * seen.patch.coarse[part]
         if strength:
             noise = np.random.Generator(np.random.PCG64((seen.since, track))).standard_normal(alpha.shape, np.float32)
             added += _grown(noise, size) * (self._grain * np.float32(strength) * _BESIDE_FILM)[alpha]
