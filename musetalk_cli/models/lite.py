@@ -54,6 +54,7 @@ REACH = 5  # rows of latents that the encoder sees to each side: two for its con
 ROWS_AT_ONCE = 8  # through the small nets on a CPU, however many are asked for
 PICTURE_BYTES = 64 << 20  # 248 pictures of a decoded face in bf16; a chunk of 10 s has 250 rows
 MOVED_FROM = 10  # latent row from which a picture is decoded to be moved; nothing changes above the mask
+MAPS_FROM = 2 * MOVED_FROM - 1  # row of 64, which the first row of the picture still leans on
 LIGHT_ROWS = 48  # of the moved picture, just above the mask: there faces are compared for their light
 SHADOW = 0.7  # how much darker the stretched lips become where a mouth opens
 KEPT_TO = 14  # latent row down to which the reference is kept; an encoder that begins at row 10 is right from here
@@ -132,9 +133,9 @@ class Residual(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.first(functional.silu(x))
-        out: Tensor = x + self.second(functional.silu(hidden))
-        return out
+        hidden = functional.silu(self.first(functional.silu(x)), inplace=True)
+        out: Tensor = self.second(hidden)
+        return out.add_(x)
 
 
 class Autoencoder(nn.Module):
@@ -244,8 +245,9 @@ def interpolate(values: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     return (y0 + part * (y1 - y0)).T
 
 
-def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
-    """(N, 68, 2) twice -> (N, 2, 64, 64): how far away in px a crop with points `found` shows what one with `wanted` has here.
+def lip_flow(wanted: Tensor, found: Tensor, first: int = 0) -> Tensor:
+    """(N, 68, 2) twice -> (N, 2, 64 - first, 64): how far away in px a crop with points `found` shows what one with `wanted` has here,
+    from row `first` of 64 down.
 
     Known at lips and chin, zero at still points and about the edge, between them by inverse distance.
     """
@@ -255,12 +257,12 @@ def lip_flow(wanted: Tensor, found: Tensor) -> Tensor:
     places = torch.cat([wanted[:, moving], wanted[:, STILL], edge], 1)
     moves = torch.cat([(found - wanted)[:, moving], torch.zeros_like(places[:, len(moving) :])], 1)
     along = torch.arange(64, dtype=found.dtype, device=found.device) * 4 + 1.5
-    cells = torch.stack([along.repeat(64), along.repeat_interleave(64)], 1)
-    apart = cells.square().sum(1)[:, None] + places.square().sum(2)[:, None] - 2 * cells @ places.mT  # (N, 4096, P) squared
-    near = (apart + 36).rsqrt()
-    weight = near * near * near
+    cells = torch.stack([along.repeat(64 - first), along[first:].repeat_interleave(64)], 1)
+    apart = cells.square().sum(1)[:, None] + places.square().sum(2)[:, None]  # (N, cells, P)
+    near = apart.sub_(2 * cells @ places.mT).add_(36).rsqrt_()  # of the squared distance
+    weight = (near * near).mul_(near)
     flow = weight @ moves / weight.sum(2, keepdim=True)
-    return flow.mT.reshape(-1, 2, 64, 64)
+    return flow.mT.reshape(-1, 2, 64 - first, 64)
 
 
 def lip_maps(points: Tensor) -> Tensor:
@@ -333,13 +335,13 @@ def lend_pictures(
     face, mouth = face.float(), mouth.float()
     turn, shift = similarity(lending[:, STILL], points[:, STILL])
     laid = lending @ turn.mT + shift[:, None]
-    flow, maps = lip_flow(wanted, laid), lip_maps(wanted)
-    opened = (maps[:, :1] - warp(lip_maps(laid)[:, :1], flow / 4)).clamp(0, 1)
+    flow, maps = lip_flow(wanted, laid, MAPS_FROM), lip_maps(wanted)
+    opened = (maps[:, :1, MAPS_FROM:] - warp(lip_maps(laid)[:, :1], flow / 4, MAPS_FROM)).clamp(0, 1)
     allowed = _below_mask(points)
     places = _places(points) + (allowed * _at_full_size(flow)).permute(0, 2, 3, 1)
     found = _sampled(mouth, (places - shift[:, None, None]) @ torch.linalg.inv(turn).mT[:, None])
     light = (face - found)[:, :, :LIGHT_ROWS, 64:192].mean((2, 3), keepdim=True)
-    found = (found + light + 1) * (1 - SHADOW * _at_full_size(opened)) - 1
+    found = found.add_(light + 1).mul_(1 - SHADOW * _at_full_size(opened)).sub_(1)
     share = allowed * lower_face(points, torch.maximum(laid[:, 8, 1], wanted[:, 8, 1]))
     picture = torch.lerp(face, found, share)
     lower = autoencoder.encode(picture.contiguous(memory_format=torch.channels_last)).float()
@@ -363,8 +365,10 @@ def lower_face(points: Tensor, chin: Tensor) -> Tensor:
     centre = torch.stack([points[:, 48:60, 0].mean(1), (top + bottom) / 2], 1)
     jaw = points[:, JAW, 0]
     half = torch.stack([0.42 * (jaw.amax(1) - jaw.amin(1)), (bottom - top) / 2], 1).clamp_min(8)
-    away = (_places(points) - centre[:, None, None]) / half[:, None, None]
-    return ((1.2 - away[..., 0] ** 2 - away[..., 1] ** 4) / 0.4).clamp(0, 1)[:, None]
+    places = _places(points)
+    across, down = places[:, :1, :, 0], places[:, :, :1, 1]
+    x, y = ((at - centre[:, i, None, None]) / half[:, i, None, None] for i, at in enumerate((across, down)))
+    return ((1.2 - x**2 - y**4) / 0.4).clamp(0, 1)[:, None]
 
 
 def _places(like: Tensor) -> Tensor:
@@ -380,8 +384,9 @@ def _below_mask(like: Tensor) -> Tensor:
 
 
 def _at_full_size(cells: Tensor) -> Tensor:
-    """(N, C, 64, 64) -> (N, C, 176, 256)."""
-    return functional.interpolate(cells.float(), scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM :]
+    """(N, C, 45, 64), from row MAPS_FROM of 64 down -> (N, C, 176, 256)."""
+    cells = cells.float().contiguous()  # channels last, torch takes four times as long
+    return functional.interpolate(cells, scale_factor=4, mode="bilinear")[:, :, 8 * MOVED_FROM - 4 * MAPS_FROM :]
 
 
 def _sampled(pictures: Tensor, places: Tensor) -> Tensor:
@@ -392,10 +397,10 @@ def _sampled(pictures: Tensor, places: Tensor) -> Tensor:
     return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """(N, 3, H, W) and (N, 2, H, W) px -> images where each pixel is taken from `flow` further right and down."""
+def warp(images: Tensor, flow: Tensor, first: int = 0) -> Tensor:
+    """(N, 3, H, W) and (N, 2, H - first, W) px -> images from row `first` down, each pixel taken from `flow` further right and down."""
     height, width = images.shape[2:]
-    rows = torch.arange(height, device=images.device).view(1, -1, 1) + flow[:, 1]
+    rows = torch.arange(first, height, device=images.device).view(1, -1, 1) + flow[:, 1]
     columns = torch.arange(width, device=images.device).view(1, 1, -1) + flow[:, 0]
     grid = torch.stack([columns * 2 / (width - 1) - 1, rows * 2 / (height - 1) - 1], 3)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
