@@ -191,8 +191,9 @@ def _is_locked(file: Path) -> bool | None:
 
 def bury(folder: Path, member: Member | None = None) -> None:
     """Clear away the files and halves of those who died. member: who does it, and lives."""
+    files = list((folder / "workers").glob("*.lock"))  # before it is asked who lives: who enters meanwhile is not among them
     alive = {*living(folder), *([] if member is None else [member.name])}
-    for file in (folder / "workers").glob("*.lock"):
+    for file in files:
         if file.stem not in alive:
             file.unlink(missing_ok=True)
             shutil.rmtree(folder / "tmp" / file.stem, ignore_errors=True)

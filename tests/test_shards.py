@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import cv2
@@ -152,6 +152,22 @@ def test_of_this_machine_the_dead_are_known_at_once_and_their_halves_cleared(tmp
         with enter(tmp_path, "b") as other:
             assert not dead.exists() and not (tmp_path / "tmp" / dead.stem).exists()
             assert me.tmp.is_dir() and other.tmp.is_dir()
+
+
+def test_who_enters_while_the_dead_are_buried_is_not_taken_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as later, enter(tmp_path, "a"):
+
+        def looked(folder: Path) -> list[str]:
+            monkeypatch.setattr(crew, "living", living)
+            found = living(folder)
+            later.enter_context(enter(tmp_path, "b"))  # a moment after it was asked who lives
+            return found
+
+        monkeypatch.setattr(crew, "living", looked)
+        crew.bury(tmp_path)
+        names = {file.stem.rsplit("-", 1)[1] for file in (tmp_path / "workers").glob("*.lock")}
+        assert names == {"a", "b"}
+        assert len(list((tmp_path / "tmp").iterdir())) == 2
 
 
 def test_one_run_holds_the_folder_or_many_workers_do(tmp_path: Path) -> None:
