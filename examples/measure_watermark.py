@@ -1,6 +1,6 @@
 """What `--watermark` costs and survives: real dubs of a folder of clips, coded again as they are on their way to a viewer.
 
-    python examples/measure_watermark.py CLIPS VOICES OUT [--seconds 2.4] [--clips 100]
+    python examples/measure_watermark.py CLIPS VOICES OUT [--seconds 5] [--clips 100]
 
 Each clip's first seconds are dubbed by model lite with a voice of VOICES, without and with the mark, both lossless. The marked dub and
 the clip itself are coded again, by H.264 at CRF 28 in preset medium at half the size (both), and of every fifth clip by each alone
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("clips", type=Path)
     parser.add_argument("voices", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=2.4, help="of each clip")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each clip")
     parser.add_argument("--clips", dest="count", type=int, default=100)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -73,8 +73,8 @@ def measured(clip: Path, voice: Path, number: int, seconds: float, folder: Path)
         plain, marked = (dubbed(cut, said, key, folder) for key in ("", KEY))
         row["psnr"], row["seconds"] = cost(cut, plain, marked)
         for how in RECODED if number % ALONE_EVERY == 0 else ("both",):
-            row[how] = asdict(found_in(evidence_in(recoded(marked, how, folder)), KEY))
-        original = evidence_in(recoded(cut, "both", folder))
+            row[how] = asdict(found_in(evidence_in(recoded(marked, how, folder / f"{how}.mp4")), KEY))
+        original = evidence_in(recoded(cut, "both", folder / "original.mp4"))
         row["original"] = asdict(found_in(original, KEY))
         row["wrong"] = max(found_in(original, f"wrong {i}").score for i in range(WRONG_KEYS))
     except MusetalkError as error:  # no face, or none that is to be dubbed
@@ -104,8 +104,7 @@ def dubbed(cut: Path, voice: Path, key: str, folder: Path) -> Path:
         return made.load().path
 
 
-def recoded(film: Path, how: str, folder: Path) -> Path:
-    made = folder / f"{how}.mp4"
+def recoded(film: Path, how: str, made: Path) -> Path:
     ffmpeg("-i", film, *RECODED[how], made)
     return made
 

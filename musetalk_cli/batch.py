@@ -34,7 +34,7 @@ from musetalk_cli.settings import Choices, choose_runtime, dub_config
 from musetalk_cli.store import is_url
 from musetalk_cli.suffixes import FILMS, SOUNDS
 from musetalk_cli.targets import exists_error, make_folder
-from musetalk_cli.types import DubJob
+from musetalk_cli.types import DubJob, sidecar_of
 from musetalk_cli.work import fingerprint
 
 MANIFESTS = frozenset({".toml", ".jsonl"})
@@ -42,6 +42,7 @@ RECEIPT = ".receipt.json"
 OWN_KEYS = frozenset({"film", "audio", "output", "cast", "mix"})
 NOT_OF_A_FILM = frozenset({"device", "batch_size", "weights"})  # of the machine
 SETTINGS = {field.name: field for field in fields(Choices) if field.name not in NOT_OF_A_FILM}
+PATHS = ("sign_cert", "sign_key")
 STATUSES = ("done", "done before", "failed", "put off")
 MANIFEST_CURE = (
     "give 'film', 'audio' (a path, a list, or {language = path}), and 'output', 'cast', 'mix' or settings of dub where needed"
@@ -74,6 +75,7 @@ class Receipt:
     hint: str = ""
     made_of: str = ""  # a hash of film, voice, settings and model
     result: str = ""  # of the output's content, as `work.fingerprint` has it
+    sidecar: str = ""  # of the manifest beside it; "" where there is none
     tool: str = f"musetalk {__version__}"
 
 
@@ -269,8 +271,9 @@ def _entry(line: Any, path: Path, number: int) -> Entry:
     for name, value in settings.items():
         if name not in SETTINGS:
             raise bad(f"{name!r} is no setting of dub")
-        if not _fits(value, SETTINGS[name].default):
+        if not _fits(value, SETTINGS[name].default, name):
             raise bad(f"{name} = {value!r} is of the wrong kind")
+    settings |= {name: path.parent / settings[name] for name in PATHS if name in settings}
     optional = {name: line.get(name) for name in ("output", "cast", "mix")}
     if any(not isinstance(value, str | None) or value == "" for value in optional.values()):
         raise bad("'output', 'cast' and 'mix' are paths")
@@ -285,12 +288,12 @@ def _entry(line: Any, path: Path, number: int) -> Entry:
     )
 
 
-def _fits(value: Any, usual: Any) -> bool:
+def _fits(value: Any, usual: Any, name: str) -> bool:
     if isinstance(usual, bool) or isinstance(value, bool):
         return isinstance(usual, bool) and isinstance(value, bool)
     if isinstance(usual, int | float):
         return isinstance(value, int | float)
-    return isinstance(value, str) if isinstance(usual, str) else isinstance(value, str | int | float)
+    return isinstance(value, int | float) if name == "crf" else isinstance(value, str)
 
 
 def _voices(given: Any, path: Path, bad: Callable[[str], InputError]) -> Iterator[str]:
@@ -388,7 +391,8 @@ class _Order:
             if receipt.status == "begun":  # killed between the result's appearing and the receipt
                 return False
             if receipt.status == "done" and receipt.result == fingerprint(output):
-                return not self._plan.fresh
+                lost = receipt.sidecar and receipt.sidecar != _manifest_of(output)
+                return not lost and not self._plan.fresh
         raise exists_error(output, "-y replaces it, -n leaves it")
 
     def begin(self) -> bool:
@@ -403,7 +407,8 @@ class _Order:
         """The result is there."""
         if self._after is not None:
             self._after(self.job, session, config, runtime)
-        self._write(Receipt(self._film, "done", seconds=_since(self._began), result=fingerprint(self.job.output)))
+        output, seconds = self.job.output, _since(self._began)
+        self._write(Receipt(self._film, "done", seconds=seconds, result=fingerprint(output), sidecar=_manifest_of(output)))
         self.made = True
 
     def fail(self, error: MusetalkError) -> None:
@@ -415,6 +420,12 @@ class _Order:
 
     def _write(self, receipt: Receipt) -> None:
         _write(replace(receipt, outputs=(str(self.job.output),), made_of=self._made_of))
+
+
+def _manifest_of(output: Path) -> str:
+    """Of what lies beside it."""
+    beside = sidecar_of(output)
+    return fingerprint(beside) if beside.is_file() else ""
 
 
 def _begun(entries: Sequence[Entry], plan: Plan) -> set[str]:

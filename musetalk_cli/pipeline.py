@@ -73,7 +73,7 @@ from musetalk_cli.types import (
     Voicing,
     sidecar_of,
 )
-from musetalk_cli.work import Ref, Work, fingerprint, sync
+from musetalk_cli.work import Ref, Work, disk_fault, fingerprint, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,26 +421,31 @@ def soundtrack(job: DubJob, voices: Sequence[VoiceFile], run: Run) -> Path:
 
 
 def deliver(film: Film, output: Path) -> Path:
-    """The film to where the user wants it, after the manifest beside it, if it has one there; that of an older film goes."""
+    """The film to where the user wants it, after the manifest beside it, if it has one there; that of an older film goes.
+
+    To `.{name}.part` beside the target, fsync, rename, when both are there: the target appears whole or not at all, and no manifest without
+    its film. Raises ResourceError where the disk is full or fails.
+    """
     sidecar = sidecar_of(output)
-    if film.sidecar is not None:
-        _copy_whole(film.sidecar, sidecar)
-    elif output.suffix.lower() in BESIDE:
-        sidecar.unlink(missing_ok=True)
-    _copy_whole(film.path, output)
-    sync(output.parent)
-    return output
-
-
-def _copy_whole(path: Path, output: Path) -> None:
-    """To `.{name}.part` beside the target, fsync, rename: the target appears whole or not at all."""
-    part = output.with_name(f".{output.name}.part")
+    wanted = [] if film.sidecar is None else [(film.sidecar, sidecar)]
+    copies = [(path, target, target.with_name(f".{target.name}.part")) for path, target in (*wanted, (film.path, output))]
     try:
-        shutil.copyfile(path, part)
-        sync(part)
-        os.replace(part, output)
+        for path, _, part in copies:
+            shutil.copyfile(path, part)
+            sync(part)
+        if film.sidecar is None and output.suffix.lower() in BESIDE:
+            sidecar.unlink(missing_ok=True)
+        for _, target, part in copies:
+            os.replace(part, target)
+        sync(output.parent)
+    except OSError as error:
+        if (fault := disk_fault(error, output.parent, "-o")) is not None:
+            raise fault from error
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        for _, _, part in copies:
+            part.unlink(missing_ok=True)
+    return output
 
 
 def unit_name(shot: Shot) -> str:

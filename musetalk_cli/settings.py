@@ -323,7 +323,7 @@ def settings_files() -> list[Path]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(read_text(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter where HOME is /dev/null, as services have it
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: {error}", "mend the file or move it away") from error

@@ -1,10 +1,11 @@
 """Whether a film carries the mark of `dub --watermark`. In: a film, a key. Out: Found. Needs neither the original nor a work folder.
 
-    film -- faces -- cells of each frame -- what is quick and unlike the rest of the face -- folded onto the pattern -- z -- chance
+    film -- faces -- what the frames around do not tell of each -- folded onto the pattern -- z -- chance
 
 The mark is a sum of signs that the key draws by lot, weighted by what the picture does. Whatever the picture: that a sum of weighted
 random signs lies z deviations off has at most 3.18 times a Gaussian's chance (Bentkus and Dzindzalieta, A tight Gaussian bound for
-weighted sums of Rademacher random variables, Bernoulli 21(2), 2015). So what is told is a bound on the chance that a film that
+weighted sums of Rademacher random variables, Bernoulli 21(2), 2015), and for given weights the chance can be computed (Davies,
+Numerical inversion of a characteristic function, Biometrika 60(2), 1973). So what is told is a bound on the chance that a film that
 was never marked scores as much, all places in time and all faces that were tried counted in.
 """
 
@@ -21,24 +22,37 @@ from numpy.typing import NDArray
 from musetalk_cli.config import DemuxConfig, FacesConfig, Runtime
 from musetalk_cli.media.planes import luma_weights, region_rgb
 from musetalk_cli.media.video import read_frames
-from musetalk_cli.media.watermark import COLUMNS, EXPECTED, PERIOD_S, ROWS, SLOTS, cells_of, reach, signs_of, slot_at
+from musetalk_cli.media.watermark import (
+    COLUMNS,
+    EXPECTED,
+    PERIOD_S,
+    ROWS,
+    SLOTS,
+    picture_of,
+    quick_cells,
+    reach,
+    signs_of,
+    slot_at,
+    trust_of,
+)
 from musetalk_cli.report.windows import Span, sampled
 from musetalk_cli.stages.s1_demux import demux
 from musetalk_cli.stages.s2_faces import faces
 from musetalk_cli.types import Faces, Shot, Source
 
-THRESHOLD = 4.0  # score from which a film is marked: an unmarked one gets there with a chance of 1 in 10 000 at most
+THRESHOLD = 3.0  # score from which a film is marked: an unmarked one gets there with a chance of 1 in 1000 at most
 SECONDS = 60.0  # of a film that are looked at, in windows spread over it
 STEP_S = 0.04  # in which a cut-off beginning is searched: half of a flip
 PLACES = round(SLOTS * PERIOD_S / STEP_S)  # 64: where in the pattern a film may begin
 RADEMACHER = 3.18  # times a Gaussian's tail, see above
+UNSURE = 0.1  # chance below which it is worth computing
+WIDENED = 0.03  # deviations of the noise that makes a sum of signs smooth
+LOWERED = 1.5  # of its deviations by which that noise may fall
+STEP = 0.3  # of the integral, which so repeats itself after 21 deviations
+LEAST_CHANCE = 1e-11  # that the integral can tell; its error is 1e-13
 LEAST_FRAMES = 12  # of a face, half a second
-SLOW_S = 0.08  # sigma; slower changes are speech and light
 SMALL_FACE = 16  # pixels of box width: a face of 32, the least that is dubbed, in a film of half the size
-SPREAD = 1.0  # of a cell's usual variance added to each direction: so few frames do not tell more of how a face moves
-BURST_S = 0.1  # sigma over which it is seen how restless a cell is at the time
-BURST_CELLS = 0.7  # the same across the face
-BURST_FLOOR = 3.0  # of the usual restlessness, below which no cell counts more
+SPREAD = 6.0  # of a cell's usual variance added to each direction: so few frames do not tell more of how a face moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +75,19 @@ class Found:
 
 
 class Track(NamedTuple):
-    """One face: when it is seen (N,) seconds, and its cells (N, ROWS * COLUMNS)."""
+    """One face: when it is seen (N,) seconds, by how much its cells are unlike the frames around (N, ROWS * COLUMNS), and how much
+    of a mark each frame can show (N,)."""
 
     seconds: NDArray[np.float64]
-    cells: NDArray[np.float64]
+    quick: NDArray[np.float64]
+    trust: NDArray[np.float64]
+
+
+class Read(NamedTuple):
+    """A face in a frame: the picture of its grid, and how much of a mark the frame can show."""
+
+    picture: NDArray[np.uint8]
+    trust: float
 
 
 class Evidence(NamedTuple):
@@ -102,36 +125,64 @@ def evidence_of(tracks: Sequence[Track]) -> Evidence:
 
 
 def found_in(evidence: Evidence, key: str) -> Found:
-    """All places and faces are tried; half of the trust is for films that begin as they did when they were marked."""
+    """All faces and places are tried; half of the trust is for all faces together, and for a film that begins as it was marked."""
     if not len(evidence.groups):
         return Found(0.0, 0.0, 0.0, 0)
-    spread = np.sqrt(np.square(evidence.groups).sum((2, 3)))
-    z = np.einsum("gpsc,sc->gp", evidence.groups, signs_of(key)) / np.maximum(spread, 1e-12)
-    trials = np.full(z.shape, 2.0 * z.size)
-    trials[:, 0] = 2.0 * len(z)
-    chances = np.array([_tail(float(each)) for each in z.flat]).reshape(z.shape) * trials
-    group, place = np.unravel_index(int(chances.argmin()), z.shape)
-    score = max(0.0, -math.log10(max(float(chances[group, place]), 1e-300)))
-    return Found(score, float(z[group, place]), float(place) * STEP_S, evidence.frames)
+    spread = np.maximum(np.sqrt(np.square(evidence.groups).sum((2, 3))), 1e-12)
+    z = np.einsum("gpsc,sc->gp", evidence.groups, signs_of(key)) / spread
+    faces, places = _shares(len(z)), _shares(z.shape[1])
+    trials = 1 / (faces[:, None] * places)
+    chances = np.array([_bound(float(each)) for each in z.flat]).reshape(z.shape) * trials
+    best = np.unravel_index(int(chances.argmin()), z.shape)
+    chance = float(chances[best])
+    if chance < UNSURE:
+        chance = min(chance, _tail(evidence.groups[best].reshape(-1) / spread[best], float(z[best])) * float(trials[best]))
+    score = max(0.0, -math.log10(max(chance, 1e-300)))
+    return Found(score, float(z[best]), float(best[1]) * STEP_S, evidence.frames)
 
 
-def _tail(z: float) -> float:
-    """Bound on the chance that a weighted sum of random signs lies z deviations up or more."""
-    return RADEMACHER * 0.5 * math.erfc(z / math.sqrt(2))
+def _shares(count: int) -> NDArray[np.float64]:
+    """(count,), together 1: half for the first, the rest alike."""
+    return np.array([1.0]) if count == 1 else np.array([0.5, *[0.5 / (count - 1)] * (count - 1)])
+
+
+def _bound(z: float) -> float:
+    """On the chance that a weighted sum of random signs lies z deviations up or more, whatever the weights."""
+    return RADEMACHER * _gaussian_tail(z)
+
+
+def _tail(weights: NDArray[np.float64], z: float) -> float:
+    """The same for these weights, whose squares add up to 1; LEAST_CHANCE or more, and of no use beyond z of 7.
+
+    A little Gaussian noise is added, which makes Davies' sum for the law converge; that it falls by LOWERED deviations has a known
+    chance and is independent of the signs. Some 10 ms, a third of `_bound`.
+    """
+    low = z - LOWERED * WIDENED
+    at = (np.arange(math.ceil(7 / WIDENED / STEP)) + 0.5) * STEP
+    law = np.exp(-0.5 * np.square(WIDENED * at))
+    for some in np.array_split(weights, 16):
+        law *= np.cos(np.outer(at, some)).prod(1)
+    smooth = 0.5 - float((np.sin(at * low) / at * law).sum()) * STEP / math.pi
+    return max(smooth, LEAST_CHANCE) / (1 - _gaussian_tail(LOWERED))
+
+
+def _gaussian_tail(z: float) -> float:
+    return 0.5 * math.erfc(z / math.sqrt(2))
 
 
 def _tracks_of(video: Path, source: Source, seen: Faces) -> Iterator[Track]:
     read = _read(video, source, seen)
     for track in np.unique(seen.track):
-        rows = [row for row in np.flatnonzero(seen.track == track) if row in read]
+        rows = [int(row) for row in np.flatnonzero(seen.track == track) if row in read]
         if rows:
             seconds = np.array([float(source.time(int(seen.frame[row]))) for row in rows])
-            yield Track(seconds, np.stack([read[int(row)] for row in rows]))
+            trust = np.array([read[row].trust for row in rows])
+            yield Track(seconds, quick_cells(np.stack([read[row].picture for row in rows]), seconds, trust), trust)
 
 
-def _read(video: Path, source: Source, seen: Faces) -> dict[int, NDArray[np.float64]]:
-    """Cells of each row, but of those outside the picture."""
-    read: dict[int, NDArray[np.float64]] = {}
+def _read(video: Path, source: Source, seen: Faces) -> dict[int, Read]:
+    """Each row, but those outside the picture."""
+    read: dict[int, Read] = {}
     if not seen.rows:
         return read
     first, stop = int(seen.frame[0]), int(seen.frame[-1]) + 1
@@ -142,7 +193,7 @@ def _read(video: Path, source: Source, seen: Faces) -> dict[int, NDArray[np.floa
             region = reach(seen.landmarks[row], source.size)
             if region is not None:
                 luma = region_rgb(frame, region, source.colour) @ weights
-                read[int(row)] = cells_of(luma, region[0], region[1], seen.landmarks[row])
+                read[int(row)] = Read(picture_of(luma, region[0], region[1], seen.landmarks[row]), trust_of(frame))
     return read
 
 
@@ -157,28 +208,8 @@ def _folded(track: Track) -> NDArray[np.float64]:
 
 
 def _evidence(track: Track) -> NDArray[np.float64]:
-    """(N, cells): what is left of the cells without what is slow, each direction and each moment as it can be trusted."""
-    rate = 1 / float(np.median(np.diff(track.seconds)))
-    quick = track.cells - _smooth(track.cells, SLOW_S * rate)
-    covariance = np.cov(quick.T)
-    usual = float(np.median(np.diag(covariance)))
-    steady = np.linalg.solve(covariance + np.eye(len(covariance)) * max(SPREAD * usual, 1e-9), quick.T).T
-    energy = np.square(steady)
-    across = _smooth(energy.reshape(len(energy), ROWS, COLUMNS).transpose(1, 0, 2).reshape(ROWS, -1), BURST_CELLS)
-    across = across.reshape(ROWS, len(energy), COLUMNS).transpose(2, 1, 0).reshape(COLUMNS, -1)
-    across = _smooth(across, BURST_CELLS).reshape(COLUMNS, len(energy), ROWS).transpose(1, 2, 0).reshape(len(energy), -1)
-    restless = _smooth(across, BURST_S * rate)
-    return np.asarray(steady / (restless + BURST_FLOOR * max(float(np.median(restless)), 1e-12)), np.float64)
-
-
-def _smooth(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """(N, C) -> the same, averaged over the first axis by a Gaussian; nothing lies beyond both ends."""
-    at = np.arange(-int(3 * sigma) - 1, int(3 * sigma) + 2)
-    weights = np.exp(-0.5 * np.square(at / sigma))
-    rows = np.arange(len(values))
-    total, weight = np.zeros_like(values), np.zeros((len(values), 1))
-    for shift, share in zip(at, weights, strict=True):
-        inside = (rows + shift >= 0) & (rows + shift < len(values))
-        total[inside] += share * values[rows[inside] + shift]
-        weight[inside] += share
-    return np.asarray(total / weight, np.float64)
+    """(N, cells): the quick cells, each direction of them and each moment as it can be trusted; a track with less noise counts more."""
+    covariance = np.cov(track.quick.T, aweights=track.trust)
+    covariance /= max(float(np.median(np.diag(covariance))), 1e-12)
+    steady = np.linalg.solve(covariance + SPREAD * np.eye(len(covariance)), track.quick.T).T
+    return np.asarray(steady * track.trust[:, None], np.float64)

@@ -35,7 +35,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, e
 def detect(clips: Clips, key: Key = PUBLIC_KEY, seconds: Seconds = 60.0, as_json: Json = False) -> None:
     """Whether each CLIP carries the invisible mark of `dub --watermark`. Needs neither the original nor a work folder.
 
-    The score is minus the decimal logarithm of the chance that a film without the mark scores as much; marked from 4. A clip that is
+    The score is minus the decimal logarithm of the chance that a film without the mark scores as much; marked from 3. A clip that is
     not marked may still be generated: the mark may be too weak after what was done to it.
 
     Exits 0 where all clips are marked, 7 where one is not, 3 where one cannot be read; the others are looked at all the same.

@@ -541,13 +541,13 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def disk_fault(error: OSError, where: Path | str) -> ResourceError | None:
-    """What a full or failing disk means to a user; None for an error of another kind."""
+def disk_fault(error: OSError, where: Path | str, flag: str = "--work-dir") -> ResourceError | None:
+    """What a full or failing disk means to a user; None for an error of another kind. flag: which chooses another place."""
     kept = "what is finished is kept"
     if error.errno in DISK_FULL:
-        return ResourceError(f"{where}: the disk is full", f"free some space or choose another --work-dir; {kept}")
+        return ResourceError(f"{where}: the disk is full", f"free some space or choose another {flag}; {kept}")
     if error.errno in DISK_FAILS:
-        cure = f"see what the system's log says of it, choose another --work-dir; {kept}"
+        cure = f"see what the system's log says of it, choose another {flag}; {kept}"
         return ResourceError(f"{where}: the disk fails ({os.strerror(error.errno)})", cure)
     return None
 

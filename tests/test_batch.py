@@ -24,7 +24,7 @@ from musetalk_cli.errors import InputError, RetryableError, UsageError
 from musetalk_cli.jobs import Existing
 from musetalk_cli.session import Place, Voice, open_session
 from musetalk_cli.settings import Choices
-from musetalk_cli.types import DubJob
+from musetalk_cli.types import DubJob, sidecar_of
 
 QUIET = Voice(quiet=True)
 GOOD = ("anna", "bert", "carl")
@@ -156,6 +156,8 @@ def test_folder_leaves_out_what_a_batch_has_made(tmp_path: Path) -> None:
         ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "crff": 3}', "'crff' is no setting"),
         ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "device": "cuda"}', "'device' is no setting"),
         ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "copy": "yes"}', "wrong kind"),
+        ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "crf": "x"}', "wrong kind"),
+        ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "sign_cert": 3}', "wrong kind"),
         ("a.jsonl", '{"film": "a.mp4", "audio": "v.wav", "cast": 1}', "are paths"),
         ("a.toml", "[[films]]\nfilm = 'a.mp4'", r"\[\[film\]\]"),
         ("a.toml", "film = 3", r"\[\[film\]\]"),
@@ -166,6 +168,14 @@ def test_bad_manifest_is_refused_with_its_film(tmp_path: Path, name: str, text: 
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=told):
         read_entries(Plan((tmp_path / name,)))
+
+
+def test_a_studios_certificate_in_a_manifest_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "jobs.toml").write_text(
+        '[defaults]\nsign-cert = "studio.pem"\n[[film]]\nfilm = "a.mp4"\naudio = {fr = "a.wav"}\n'
+    )
+    (entry,) = read_entries(Plan((tmp_path / "jobs.toml",)))
+    assert dict(entry.settings) == {"sign_cert": tmp_path / "studio.pem"}
 
 
 def test_nothing_to_dub_is_a_usage_error(tmp_path: Path) -> None:
@@ -369,6 +379,18 @@ def test_batch_killed_before_the_receipt_makes_that_film_again(films: Path, monk
     found = batch_of(monkeypatch, Plan((films,)), dubs)
     assert dubs.made == ["c.fr.mp4", "b.fr.mp4"]  # last what may have been the killer
     assert [one.status for one in found.receipts] == ["done before", "done", "done"]
+
+
+def test_a_result_that_lost_its_manifest_is_made_again(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sign(job: DubJob, *_: Any) -> None:
+        sidecar_of(job.output).write_text(f"of {job.output.name}")
+
+    batch_of(monkeypatch, Plan((films,)), Dubs(), sign)
+    sidecar_of(films / "a.fr.mp4").unlink()
+    sidecar_of(films / "b.fr.mp4").write_text("another one")
+    dubs = Dubs()
+    batch_of(monkeypatch, Plan((films,)), dubs, sign)
+    assert dubs.made == ["a.fr.mp4", "b.fr.mp4"]
 
 
 def test_changed_setting_is_told_and_overwrite_makes_it_again(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,6 +407,13 @@ def test_a_mistyped_setting_is_told(home: Path, film: Path, voice: Path) -> None
     assert three_lines(done)[0:2] == ["musetalk: musetalk.toml", "  dub.batchsize: no such setting"]
 
 
+def test_a_number_where_a_settings_file_should_have_a_path_is_told(home: Path, film: Path, voice: Path) -> None:
+    (home / "musetalk.toml").write_text("[dub]\nsign-cert = 3\n")
+    done = dub(home, film, voice, home / "out.mp4")
+    assert done.returncode == 2
+    assert three_lines(done)[0:2] == ["musetalk: --sign-cert", "  is no path"]
+
+
 def test_inspect_tells_shots_and_draws_them_and_status_finds_the_work(home: Path, film: Path) -> None:
     done = musetalk(home, "inspect", film, "-o", home / "sheet.png", "--work-dir", home / "work", "--json")
     assert done.returncode == 0, done.stderr

@@ -114,3 +114,9 @@ def test_a_wrong_variable_of_the_environment_is_told(
     monkeypatch.setenv("MUSETALK_CRF", "fine")
     assert cli.run(["config", "show"]) == 2
     assert "--crf" in capsys.readouterr().err
+
+
+def test_a_service_whose_home_is_no_folder_has_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    assert cli.run(["config", "show", "dub"]) == 0

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from musetalk_cli.models.lite import (
     lip_flow,
     lip_maps,
     load_lite,
+    load_lite_whisper,
     read_basis,
     similarity,
     warp,
@@ -296,3 +299,14 @@ def _vowel() -> np.ndarray:
     loudness = sum(np.exp(-(((pitches - formant) / width) ** 2)) for formant, width in ((800, 150), (1200, 150), (2600, 250)))
     tone = (loudness[:, None] * np.sin(2 * np.pi * pitches[:, None] * seconds)).sum(0)
     return (0.2 * tone / np.abs(tone).max() * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * seconds))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"{}", b'{"a":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}']
+)
+@pytest.mark.parametrize("name", ["unet.safetensors", "basis.safetensors", "whisper.safetensors"])
+def test_a_net_whose_header_lies_is_named(tmp_path: Path, name: str, header: bytes) -> None:
+    folder = Path(shutil.copytree(WEIGHTS, tmp_path / "model"))
+    (folder / name).write_bytes(struct.pack("<Q", len(header) or 1 << 40) + header)
+    with pytest.raises(MissingError, match=name):
+        load_lite_whisper(folder) if name.startswith("whisper") else load_lite(folder, torch.device("cpu"))

@@ -1,5 +1,7 @@
 """What the pipeline tells of a voice that does not fit, and of a film without a face to dub."""
 
+import errno
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +13,10 @@ from made_faces import make_film, source_of
 
 from musetalk_cli.casting import choose_all, choose_largest
 from musetalk_cli.config import CastConfig, DubConfig, RemuxConfig, Runtime
-from musetalk_cli.pipeline import _compare_lengths, _no_face, analysis_of, rule_of
+from musetalk_cli.errors import ResourceError
+from musetalk_cli.pipeline import _compare_lengths, _no_face, analysis_of, deliver, rule_of
 from musetalk_cli.progress import Events
-from musetalk_cli.types import DubJob, Shot, Speech
+from musetalk_cli.types import DubJob, Film, Shot, Speech
 
 
 class Heard(list[Mapping[str, Any]]):
@@ -99,3 +102,24 @@ def test_an_analysis_is_named_by_the_film_and_who_is_in_which_frame(tmp_path: Pa
 def test_a_face_is_chosen_by_the_word_that_was_given() -> None:
     for word, rule in (("largest", choose_largest), ("all", choose_all)):
         assert rule_of(DubConfig(cast=CastConfig(choose=word)), Runtime()) is rule
+
+
+def test_a_full_disk_beside_the_film_names_that_folder_and_leaves_no_manifest_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, out = tmp_path / "made.mkv", tmp_path / "films" / "a.mkv"
+    out.parent.mkdir()
+    for path in (made, tmp_path / "made.mkv.c2pa"):
+        path.write_bytes(b"made")
+    copy = shutil.copyfile
+
+    def fills_up(path: Path, target: Path) -> None:
+        copy(path, target)
+        if path == made:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path), None, str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", fills_up)
+    with pytest.raises(ResourceError) as full:
+        deliver(Film(made, 1), out)
+    assert full.value.fact.startswith(f"{out.parent}: ") and "-o" in full.value.cure
+    assert list(out.parent.iterdir()) == []

@@ -22,7 +22,7 @@ from musetalk_cli.config import SignConfig
 from musetalk_cli.errors import ResourceError, UsageError
 from musetalk_cli.provenance.identity import algorithm, identity
 from musetalk_cli.provenance.read import read_provenance
-from musetalk_cli.provenance.sign import check_signing
+from musetalk_cli.provenance.sign import TRIAL, check_signing
 from musetalk_cli.provenance.statement import COMPOSITE
 
 CAST = """
@@ -213,6 +213,19 @@ def test_a_changed_word_of_the_manifest_is_found(folder: Path, tmp_path: Path) -
     assert found is not None and not found.intact
 
 
+def test_a_manifest_of_another_tool_is_not_called_a_changed_film(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    who, camera = identity(None, None), tmp_path / "camera.mp4"
+    info = c2pa.C2paSignerInfo(algorithm(who).encode(), who.chain.read_bytes(), who.key.read_bytes(), None)
+    with c2pa.Signer.from_info(info) as signer, c2pa.Builder({**TRIAL, "format": "video/mp4"}) as builder:
+        with (folder / "film.mp4").open("rb") as read, camera.open("w+b") as written:
+            builder.sign(signer, "video/mp4", read, written)
+    assert musetalk("provenance", camera) == 7
+    told = capsys.readouterr().out
+    assert "as it was signed, by another tool" in told and "NOT" not in told and "altered" not in told
+    assert musetalk("verify", folder / "film.mp4", camera, "--no-decode") == 7
+    assert "says nothing of a dub" in capsys.readouterr().out
+
+
 def test_the_same_work_elsewhere_gives_the_same_bytes(folder: Path) -> None:
     assert dub(folder, "film.mp4", "again.mp4", "--cast", str(folder / "cast.toml"), "--no-report") == 0
     assert dub(folder, "film.mkv", "again.mkv", "--audio", str(folder / "fr.wav"), "--no-report") == 0
@@ -335,6 +348,17 @@ def test_a_damaged_certificate_of_this_machine_says_what_to_delete(tmp_path: Pat
     with pytest.raises(UsageError) as refused:
         check_signing(SignConfig())
     assert refused.value.cure.startswith(f"delete {tmp_path}")
+
+
+def test_a_damaged_certificate_of_this_machine_accuses_no_film(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    chain = identity(None, None).chain
+    for damaged in (b"damaged", b"\xff", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        chain.write_bytes(damaged)
+        found = read_provenance(folder / "dubbed.mp4")
+        assert found is not None and found.intact and not found.trusted
 
 
 def issued(folder: Path, key: Path) -> Path:

@@ -21,6 +21,8 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 def _path(text: str) -> Path:
+    if not isinstance(text, str):  # in a settings file there are numbers, too
+        raise typer.BadParameter("is no path")
     if not text:
         raise typer.BadParameter("its path is empty")
     return Path(text)

@@ -38,6 +38,7 @@ from musetalk_cli.models.family import FULL, WINDOW, Lent, Numbers, Plan
 from musetalk_cli.models.feed import as_memory_error
 from musetalk_cli.models.lenders import choose_lenders
 from musetalk_cli.models.lip_codes import CODE_SIZE, MOUTH_NUMBERS, SHAPES, CodeBasis, wanted_landmarks
+from musetalk_cli.models.loading import DAMAGE
 from musetalk_cli.models.small_unet import SmallUnet
 from musetalk_cli.models.whisper import hidden_states
 from musetalk_cli.models.whisper_encoder import WIDTH, WhisperEncoder, sinusoids
@@ -640,7 +641,10 @@ def load_lite_whisper(folder: Path) -> WhisperEncoder:
     """whisper-tiny's encoder from float16; its sinusoidal positions are computed, not stored."""
     check_files(folder)
     encoder = make_whisper()
-    left_out = encoder.load_state_dict(_read(folder, WHISPER_FILES), strict=False)
+    try:
+        left_out = encoder.load_state_dict(_read(folder, WHISPER_FILES), strict=False)
+    except RuntimeError as error:  # of another shape
+        raise MissingError(f"{folder / WHISPER_FILES[0]}: not whisper-tiny's encoder", "install the package again") from error
     if left_out.unexpected_keys or left_out.missing_keys != ["embed_positions.weight"]:
         raise MissingError(f"{folder / WHISPER_FILES[0]}: not whisper-tiny's encoder", "install the package again")
     return encoder.eval().requires_grad_(False)
@@ -670,4 +674,12 @@ def _fill(net: nn.Module, folder: Path, names: tuple[str, ...]) -> None:
 
 
 def _read(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
-    return {key: value.float() for name in names for key, value in load_file(folder / name).items()}
+    """Raises MissingError for a file that is none, whatever its header promises."""
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            tensors |= {key: value.float() for key, value in load_file(folder / name).items()}
+        except DAMAGE as error:
+            fact = f"{folder / name}: damaged: {str(error)[:120]}"
+            raise MissingError(fact, "get the model again, or install the package again") from error
+    return tensors

@@ -39,12 +39,17 @@ def identity(cert: Path | None, key: Path | None) -> Identity:
 
 
 def own_anchor() -> str:
-    """PEM of this machine's own authority; "" where none was ever made."""
+    """PEM of this machine's own authority; "" where none was ever made, or it is damaged: that says nothing about a film."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
     path = _folder() / CHAIN
     if not path.is_file():
         return ""
-    begin = "-----BEGIN CERTIFICATE-----"
-    return begin + path.read_text().split(begin)[-1]
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())[-1].public_bytes(Encoding.PEM).decode()
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def algorithm(who: Identity) -> str:

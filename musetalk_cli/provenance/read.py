@@ -18,6 +18,8 @@ from musetalk_cli.provenance.statement import ALTERED, Altered, FileHash, Region
 from musetalk_cli.reading import parse_fraction
 
 UNTRUSTED = "signingCredential.untrusted"
+FOREIGN = "a manifest of another tool"
+UNKNOWN = "?"
 MOST_LINES = 12  # of altered stretches in a summary; all are in JSON
 
 
@@ -48,12 +50,16 @@ class Provenance:
     def lines(self) -> list[str]:
         """For people."""
         state = "as it was signed" if self.intact else f"NOT as it was signed: {', '.join(self.faults)}"
+        if self.faults == (FOREIGN,):
+            state = "as it was signed, by another tool: of a dub it says nothing"
         known = "known here" if self.trusted else "not known here: a name that anyone could have written"
         rows = [
             f"{self.film.name}: {state}",
             f"  signed by   {self.signer} ({known})",
             f"  altered by  {self.tool}, model {self.model}",
         ]
+        if self.tool == UNKNOWN:  # of a dub nothing is said, or nothing that can be read
+            return [_printable(row) for row in rows[:2]]
         rows += [f"  made from   {one.role} {one.name}, sha256 {one.sha256}" for one in self.inputs]
         rows.append(f"  altered     {_count(len(self.altered), 'stretch', 'stretches')} of faces; the sound was replaced")
         rows += [f"    {_when(one)}  {_who(one)}" for one in self.altered[:MOST_LINES]]
@@ -112,9 +118,10 @@ def _told(film: Path, report: Mapping[str, Any]) -> Provenance:
     manifest = report.get("manifests", {}).get(report.get("active_manifest"), {})
     faults = list(_faults(film, report, manifest))
     signature = manifest.get("signature_info", {})
-    about = _About("?", "?", (), (), (), False)
+    about = _About(UNKNOWN, UNKNOWN, (), (), (), False)
+    said = _said(manifest)
     try:
-        about = _about(_said(manifest))
+        about = _about(said) if said or not manifest else about
     except (AttributeError, KeyError, TypeError, ValueError):
         faults.append("its words cannot be read")
     return Provenance(
@@ -135,7 +142,7 @@ def _faults(film: Path, report: Mapping[str, Any], manifest: Mapping[str, Any]) 
         yield f"state {report.get('validation_state')}"
     said = _said(manifest)
     if manifest and not said:
-        yield "a manifest of another tool"
+        yield FOREIGN
     if said and said.get("head") != head_of(film).hex():
         yield "the file's first box is another one"
     if said and not envelope_is_whole(_place_of(film)):

@@ -15,6 +15,8 @@ CLOCK = "give seconds, or M:SS, or H:MM:SS"
 
 
 def _path(text: str) -> Path:
+    if not isinstance(text, str):  # in a settings file there are numbers, too
+        raise typer.BadParameter("is no path")
     if not text:
         raise typer.BadParameter("is empty")
     return Path(text)

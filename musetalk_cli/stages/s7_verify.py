@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from musetalk_cli.media.audio import voice_of
 from musetalk_cli.media.ffmpeg import AS_FILE_ARGS, find_ffmpeg, media_url
 from musetalk_cli.media.video import clock, earliest_start, open_film, packet_times, picture_of
-from musetalk_cli.provenance.read import Provenance, read_provenance
+from musetalk_cli.provenance.read import FOREIGN, Provenance, read_provenance
 from musetalk_cli.stages.s6_remux import REMADE, same_aspect
 
 NOTICE = "altered by musetalk"
@@ -103,7 +103,12 @@ def _signed(told: Provenance | None) -> Check:
     if told is None:
         return Check("provenance", False, "none: nothing proves what was altered, and by whom; --no-provenance accepts that")
     if not told.intact:
-        return Check("provenance", False, f"not as it was signed: {', '.join(told.faults)}")
+        fact = (
+            f"{FOREIGN}, which says nothing of a dub"
+            if told.faults == (FOREIGN,)
+            else f"not as it was signed: {', '.join(told.faults)}"
+        )
+        return Check("provenance", False, fact)
     return Check(
         "provenance",
         True,
