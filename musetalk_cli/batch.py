@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from musetalk_cli import __version__
-from musetalk_cli.config import DubConfig, Runtime
+from musetalk_cli.config import MODELS, DubConfig, Runtime
 from musetalk_cli.errors import InputError, InterruptedRun, MusetalkError, RetryableError, UsageError
 from musetalk_cli.executor import Executor
 from musetalk_cli.jobs import After, Existing, Parts, dub_film, plan_jobs
@@ -43,6 +43,7 @@ OWN_KEYS = frozenset({"film", "audio", "output", "cast", "mix"})
 NOT_OF_A_FILM = frozenset({"device", "batch_size", "weights"})  # of the machine
 SETTINGS = {field.name: field for field in fields(Choices) if field.name not in NOT_OF_A_FILM}
 PATHS = ("sign_cert", "sign_key")
+WORDS = {"face": ("largest", "all"), "model": ("auto", *MODELS)}  # what else is said there is a path, too
 STATUSES = ("done", "done before", "failed", "put off")
 MANIFEST_CURE = (
     "give 'film', 'audio' (a path, a list, or {language = path}), and 'output', 'cast', 'mix' or settings of dub where needed"
@@ -274,6 +275,9 @@ def _entry(line: Any, path: Path, number: int) -> Entry:
         if not _fits(value, SETTINGS[name].default, name):
             raise bad(f"{name} = {value!r} is of the wrong kind")
     settings |= {name: path.parent / settings[name] for name in PATHS if name in settings}
+    for name, words in WORDS.items():
+        if name in settings and settings[name] not in words:
+            settings[name] = str(path.parent / settings[name])
     optional = {name: line.get(name) for name in ("output", "cast", "mix")}
     if any(not isinstance(value, str | None) or value == "" for value in optional.values()):
         raise bad("'output', 'cast' and 'mix' are paths")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from musetalk_cli.cast_map import check_known, read_cast, with_voices
-from musetalk_cli.config import DubConfig, Runtime
+from musetalk_cli.config import PUBLIC_KEY, DubConfig, Runtime
 from musetalk_cli.errors import UsageError
 from musetalk_cli.executor import Executor
 from musetalk_cli.languages import ISO_639_2, three_letters
@@ -169,6 +169,8 @@ def dub_film(
                 _check_signing(config)
             if undone and choices.model == "auto" and config.model.name == "lite":
                 session.events.emit("warning", message=LITE_NOTICE, hint=LITE_CURE)
+            if undone and choices.watermark_key != PUBLIC_KEY and not choices.watermark:
+                session.events.emit("warning", message="a key of the watermark is set, and none is made", hint="add --watermark")
             if executor is not None and len(undone) > 1:
                 _make_shots(undone, session, config, runtime, executor)
             for job in todo:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from musetalk_cli.config import PUBLIC_KEY, Runtime
-from musetalk_cli.errors import InputError, MusetalkError, QualityGateError
+from musetalk_cli.errors import InputError, MusetalkError, QualityGateError, UsageError
 
 if TYPE_CHECKING:
     from musetalk_cli.watermark import Found
@@ -40,6 +40,8 @@ def detect(clips: Clips, key: Key = PUBLIC_KEY, seconds: Seconds = 60.0, as_json
 
     Exits 0 where all clips are marked, 7 where one is not, 3 where one cannot be read; the others are looked at all the same.
     """
+    if not key:
+        raise UsageError("is empty", "give the key, or leave it out for the public one", thing="--watermark-key")
     rows = list(_looked_at(clips, key, seconds, as_json=as_json))
     if as_json:
         typer.echo(json.dumps({"threshold": _threshold(), "clips": rows}, ensure_ascii=False))

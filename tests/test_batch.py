@@ -178,6 +178,16 @@ def test_a_studios_certificate_in_a_manifest_is_beside_it(tmp_path: Path) -> Non
     assert dict(entry.settings) == {"sign_cert": tmp_path / "studio.pem"}
 
 
+def test_a_face_and_a_model_are_beside_the_manifest_unless_they_are_words(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"film": "a.mp4", "audio": "v.wav", "face": "anna.jpg", "model": "mine"}\n'
+        '{"film": "b.mp4", "audio": "v.wav", "face": "all", "model": "lite"}\n'
+    )
+    own, usual = read_entries(Plan((tmp_path / "a.jsonl",)))
+    assert dict(own.settings) == {"face": str(tmp_path / "anna.jpg"), "model": str(tmp_path / "mine")}
+    assert dict(usual.settings) == {"face": "all", "model": "lite"}
+
+
 def test_nothing_to_dub_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no film"):
         read_entries(Plan((tmp_path,)))

@@ -331,6 +331,11 @@ def test_exit_codes_say_what_was_found(
         assert ("is no film" in told.err) == (None in scores)
 
 
+def test_an_empty_key_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["detect", "a.mp4", "--watermark-key", ""]) == 2
+    assert "--watermark-key" in capsys.readouterr().err
+
+
 def test_a_clip_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["detect", str(tmp_path / "none.mp4")]) == 3
     assert "none.mp4" in capsys.readouterr().err
