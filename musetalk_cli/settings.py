@@ -228,9 +228,6 @@ def trained_model(name: str) -> Path | None:
 
 def choose_runtime(choices: Choices) -> Runtime:
     """Where and how fast. Imports torch to see what devices there are."""
-    if choices.weights is not None and choices.model == "auto" and not choices.weights.is_dir():
-        cure = "check the path, or leave it out; `musetalk weights pull` fills a new one"
-        raise MissingError("there is no such folder", cure, thing=f"--weights {choices.weights}")
     device, batch = choose_device(choices.device), _batch_size(choices.batch_size)
     return Runtime(device, batch, weights=choices.weights, model=trained_model(choices.model))
 

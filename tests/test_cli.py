@@ -167,12 +167,6 @@ def test_4_for_a_model_whose_weights_were_not_pulled(home: Path, film: Path, voi
     assert "musetalk weights pull v15" in error["hint"]
 
 
-def test_4_for_a_folder_of_weights_that_is_not_there(home: Path, film: Path, voice: Path) -> None:
-    """The small model would be taken in silence for a path that was mistyped."""
-    done = dub(home, film, voice, home / "out.mp4", "--weights", home / "nowhere")
-    assert done.returncode == 4 and "there is no such folder" in done.stderr
-
-
 def test_4_for_weights_that_do_not_verify(home: Path) -> None:
     done = musetalk(home, "weights", "verify", "parsing")
     assert done.returncode == 4

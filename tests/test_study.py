@@ -442,6 +442,9 @@ def test_keys_rate_and_what_was_chosen_outlives_a_reload(browser: Browser, built
             page.press(score)
             page.press("Tab")
         assert _chosen(page)[:4] == [4, 2, 5, None]
+        page.evaluate(
+            "new Promise((go) => setTimeout(go, 1000))"
+        )  # a busy Chromium hands what is stored to the next page a moment later
         page.reload()
         assert page.evaluate("document.querySelector('#rater').value") == "Ann"
         page.press("Tab")
