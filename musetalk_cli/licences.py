@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from musetalk_cli.errors import UsageError
+from musetalk_cli.places import data_folder
 from musetalk_cli.reading import read_json
 from musetalk_cli.work import sync
 
@@ -69,8 +70,7 @@ def accept(licences: Iterable[Licence]) -> None:
 
 def record() -> Path:
     """Where it stands what was accepted."""
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "musetalk" / "licences.json"
+    return data_folder() / "licences.json"
 
 
 def _read() -> dict[str, dict[str, str]]:

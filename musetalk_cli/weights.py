@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from musetalk_cli.download import Comparison, Origin, compare, download
 from musetalk_cli.errors import MissingError, OutputExistsError, RetryableError, UsageError
 from musetalk_cli.licences import Licence, licence_of
+from musetalk_cli.places import data_folder
 from musetalk_cli.reading import read_json
 from musetalk_cli.work import sha256_of
 
@@ -204,8 +205,7 @@ def folder(chosen: Path | None = None) -> Path:
         return chosen
     if named := os.environ.get(ENV_FOLDER):
         return Path(named).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser() / "musetalk" / "weights"
+    return data_folder() / "weights"
 
 
 def embedded_lite() -> Path:

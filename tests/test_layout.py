@@ -33,6 +33,7 @@ RANKS = (
         "offline",
         "pose",
         "progress",
+        "places",
         "reading",
         "signals",
         "steady",

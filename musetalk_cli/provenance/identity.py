@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from musetalk_cli.errors import ResourceError, UsageError
+from musetalk_cli.places import data_folder
 from musetalk_cli.work import disk_fault, sync
 
 CHAIN, KEY = "chain.pem", "key.pem"
@@ -86,13 +87,6 @@ def key_bytes(who: Identity) -> bytes:
 
     key = serialization.load_pem_private_key(who.key.read_bytes(), None)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-
-
-def data_folder() -> Path:
-    """Where what outlives a cache is kept: the certificate, and manifests once signed."""
-    from platformdirs import user_data_path
-
-    return user_data_path("musetalk")
 
 
 def _folder() -> Path:

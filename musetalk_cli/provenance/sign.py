@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from musetalk_cli.config import SignConfig
 from musetalk_cli.errors import InternalError, ResourceError, UsageError
-from musetalk_cli.provenance.identity import Identity, algorithm, data_folder, identity, key_bytes
+from musetalk_cli.places import data_folder
+from musetalk_cli.provenance.identity import Identity, algorithm, identity, key_bytes
 from musetalk_cli.provenance.statement import COMPOSITE, FileHash, Statement, definition, hash_of
 from musetalk_cli.work import sync
 
