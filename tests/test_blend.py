@@ -16,10 +16,11 @@ from made_faces import SIZE, faces_at, landmarks_at, make_film, source_of, tilte
 from musetalk_cli.config import BlendConfig, MaskConfig, ModelConfig, Runtime
 from musetalk_cli.crop import CROP_PX, Placement
 from musetalk_cli.errors import InternalError, ResourceError
+from musetalk_cli.media.grain import Detail, Look
 from musetalk_cli.media.video import read_frames, to_rgb
 from musetalk_cli.stages import s5_blend
 from musetalk_cli.stages.s3_masks import masks
-from musetalk_cli.stages.s5_blend import FRAMES_AHEAD, Shown, Tint, blend
+from musetalk_cli.stages.s5_blend import FRAMES_AHEAD, Drawn, Face, Shown, Tint, blend
 from musetalk_cli.types import Faces, Line, Masks, Mouths, Segment, Source, Stretch, Voicing
 
 FRAMES = 10
@@ -210,6 +211,15 @@ def test_a_mouth_shows_as_much_as_its_line_says(film: Path, tmp_path: Path, caug
     assert moved[0] == moved[1] == moved[9] == 0
     assert 0 < moved[2] < moved[3] < moved[4] < moved[5]
     assert np.ptp(moved[5:9]) < 0.3 * moved[5]
+
+
+def test_a_mouth_of_which_nothing_shows_is_left_alone_wherever_its_detail_was_seen() -> None:
+    film = np.random.default_rng(1).normal(128, 4, (60, 60, 3)).astype(np.float32)
+    everywhere, detail = np.ones((60, 60), np.bool_), Detail(grain=1, sharpen=1)
+    seen = [detail.seen(Look(film, cv2.blur(film, (3, 3)), everywhere, everywhere, n, (1, 1), (31, 31))) for n in range(3)]
+    face = Face(2, 0, landmarks_at(31, 31, 40), Placement((0, 0, 62, 62)), (0, 0, 62, 62), np.zeros((62, 62), np.uint8))
+    drawn = Drawn(face, np.zeros((62, 62, 3), np.float32), seen[-1], (slice(1, 61), slice(1, 61)))
+    assert not s5_blend._finished(drawn, detail).alpha.any()
 
 
 def test_a_stretch_holds_its_frames_and_their_mouths(film: Path, tmp_path: Path, caught: list, network: Any) -> None:

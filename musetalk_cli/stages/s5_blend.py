@@ -221,7 +221,7 @@ def _finished(drawn: Drawn, detail: Detail) -> Patch:
     face, rgb = drawn.face, drawn.rgb
     rows, columns = part = _around(face.alpha > 0, 0)
     alpha, patch = face.alpha[part], rgb[part]
-    if drawn.seen is not None:
+    if drawn.seen is not None and alpha.any():  # else a pixel, which may lie outside of what was seen
         within = _moved(rows, drawn.window[0].start), _moved(columns, drawn.window[1].start)
         missing = detail.missing(drawn.seen, within, alpha, track=face.track)
         patch = np.asarray(cv2.add(patch, cv2.cvtColor(missing, cv2.COLOR_GRAY2RGB)), np.float32)
